@@ -1,0 +1,93 @@
+"""Settings of the two models: which weights, which template, in what precision, in what batches."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, JsonValue
+
+from dragoman.config.section import Names, Section
+
+
+class LoraConfig(Section):
+    """Low-rank adapters instead of full weights; leave `student.lora` out to train every weight."""
+
+    r: int = Field(default=16, ge=1, description="Rank of the two low-rank factors.")
+    alpha: int = Field(default=32, ge=1, description="Scale: the update is multiplied by `alpha / r`.")
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of adapter inputs set to zero while training."
+    )
+    target_modules: Literal["all-linear"] | Names = Field(
+        default="all-linear",
+        description="Modules that get an adapter, by name; `all-linear` is every linear layer but the head.",
+    )
+
+
+class ModelConfig(Section):
+    """What student and teacher have in common."""
+
+    model: str = Field(
+        min_length=1, description="Folder, name of an installed asset, or Hugging Face hub id of the weights."
+    )
+    revision: str | None = Field(
+        default=None, min_length=1, description="Hub commit, tag or branch; null is the default branch."
+    )
+    template: Literal["auto", "chat", "plain"] = Field(
+        default="auto",
+        description="How a conversation becomes tokens: `chat` by the model's own chat template, `plain` as "
+        "text; `auto` is `chat` where the model has a template.",
+    )
+    chat_template_kwargs: dict[str, JsonValue] = Field(
+        default={}, description="Variables handed to the chat template, such as `enable_thinking: false`."
+    )
+    stop_tokens: Names | None = Field(
+        default=None,
+        description="Tokens that end a response, as spelled in the vocabulary; null asks the model.",
+    )
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        default="auto",
+        description="Precision of the weights in memory; `auto` is what the weights are stored in.",
+    )
+    attn_implementation: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Attention kernel by its Transformers name; null lets it choose.",
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Whether Python code shipped with the weights may run on this machine."
+    )
+
+
+class StudentConfig(ModelConfig):
+    """The model that samples and is trained."""
+
+    gradient_checkpointing: bool = Field(
+        default=False,
+        description="Recompute activations in the backward pass: less memory, about a third more time.",
+    )
+    lora: LoraConfig | None = Field(
+        default=None, description="Adapters to train in place of the weights; null trains the weights."
+    )
+
+
+class TeacherConfig(ModelConfig):
+    """The model that scores what the student sampled; it may have any tokenizer."""
+
+    max_length: int | None = Field(
+        default=None,
+        ge=2,
+        description="Longest conversation scored, in teacher tokens; null is the model's own context.",
+    )
+    batch_tokens: int = Field(
+        default=16384, ge=1, description="Teacher tokens, padding included, that one scoring batch may hold."
+    )
+    logit_slice: int = Field(
+        default=512,
+        ge=1,
+        description="Positions whose logits exist in memory at once; lower it to save memory.",
+    )
+    topk: int = Field(
+        default=0,
+        ge=0,
+        description="Most likely tokens kept at each position, besides the realised one; 0 keeps none.",
+    )

@@ -1,0 +1,30 @@
+"""Texts that show what a tokenizer loses. A tokenizer is lossless if it spells every probe back."""
+
+PROBES: dict[str, bytes] = {
+    "ascii": b"The quick brown fox; 3.14 + x_1 = [y]!",
+    "case": b"ABC Def gHi",
+    "leading space": b" one",
+    "space runs": b"a  b   c    d",
+    "trailing space": b"end  ",
+    "newlines": b"one\ntwo\n\n\nthree\n",
+    "crlf": b"one\r\ntwo\r\n",
+    "tabs": b"\tif x:\n\t\treturn\t1\n",
+    "indentation": b"def f():\n    if x:\n        return 1\n",
+    "accents": "Crème brûlée, über, Ångström".encode(),
+    "decomposed (NFD)": "e\u0301 u\u0308 A\u030a".encode(),
+    "compatibility (NFKC)": "ﬁ ① ｆｕｌｌ x² №".encode(),
+    "no-break space": "a\u00a0b\u2009c".encode(),
+    "chinese": "你好，世界。".encode(),
+    "hangul": "안녕하세요".encode(),
+    "arabic": "مرحبا بالعالم".encode(),
+    "devanagari": "नमस्ते दुनिया".encode(),
+    "emoji": "👍🏽 👩‍👩‍👧‍👦 🇪🇺".encode(),
+    "rare script": "𓀀𓁐 𝔘𝔫𝔦".encode(),
+    "zero width": "a\u200bb\u200dc\ufeffd".encode(),
+    "control characters": b"a\x00b\x07c\x1bd\x7fe",
+    "digits": b"1234567890 00 1,000,000 2024-05-17",
+    "markup": b'<tool_call>{"name": "f"}</tool_call> <|x|>',
+    "invalid UTF-8": b"caf\xc3 \xff\xfe ok \x80",
+    "cut character": "日本".encode()[:-1],
+}
+"""Name of the loss -> text that shows it."""

@@ -1,0 +1,321 @@
+"""The data a rollout passes through, as frozen values (numpy; no torch).
+
+    Prompt -> Rollout -> TeacherView -> TeacherScores -> Alignment -> Supervision -> TrainBatch
+
+Axes: S student tokens, T teacher tokens, C chunks, B sequences, L padded length, N supervised tokens.
+Offsets named `*_bounds` have one entry more than what they delimit. Log-probabilities are in nats.
+`docs/concepts.md` follows one rollout through all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
+
+from dragoman.errors import AlignmentError, TeacherError, TokenizerError
+
+
+class Event(IntEnum):
+    """What a token is when it is not text. Events have no bytes; a stop is any id of the stop set."""
+
+    NONE = 0
+    STOP = 1
+    CONTROL = 2
+
+
+class StopReason(StrEnum):
+    """Why sampling ended: the model emitted a stop event, or it ran into the length limit."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class ChunkKind(IntEnum):
+    """How many student and teacher tokens meet in a chunk, or why it carries no comparison."""
+
+    ONE_TO_ONE = 0
+    ONE_TO_MANY = 1
+    MANY_TO_ONE = 2
+    MANY_TO_MANY = 3
+    EVENT = 4
+    STUDENT_ONLY = 5
+    TEACHER_ONLY = 6
+    IMPURE = 7
+
+    @property
+    def label(self) -> str:
+        """The name used in reports and JSON, student side first: `n:1` is n student tokens."""
+        return _CHUNK_LABELS[self]
+
+
+_CHUNK_LABELS = ("1:1", "1:n", "n:1", "n:m", "event", "student-only", "teacher-only", "impure")
+
+
+class DropReason(IntEnum):
+    """Why a student token carries no signal (`NONE`: it does). Each dropped token has exactly one."""
+
+    NONE = 0
+    BYTES_DIFFER = 1
+    """The two sides spell different bytes in this chunk (lossy tokenizer)."""
+    STUDENT_ONLY = 2
+    """The teacher has no token here, e.g. a control token only the student knows."""
+    TEACHER_CONTEXT = 3
+    """The teacher's context ended before this chunk."""
+    NON_FINITE = 4
+    """The teacher's or the student's log-prob is NaN or infinite."""
+    CHUNK_TOO_LONG = 5
+    """The chunk has more tokens on one side than the method allows."""
+    NON_CANONICAL = 6
+    """The sampled ids are not the student's own tokenisation of their text, and the guard masks them."""
+
+    @property
+    def label(self) -> str:
+        """The name used in reports and JSON."""
+        return self.name.lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What the student answers: raw text to continue, or a conversation whose next turn is sampled.
+
+    `key` is unique within a run and stable between runs of the same data; `origin` is `file:line`.
+    """
+
+    key: str
+    text: str | None = None
+    messages: tuple[Message, ...] | None = None
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.text is None) == (self.messages is None):
+            raise ValueError(f"prompt {self.key!r} needs exactly one of `text` and `messages`")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenText:
+    """Token ids and the exact bytes they spell: token i spells `data[bounds[i]:bounds[i + 1]]`.
+
+    Events (control tokens) are zero-width and named in `event`. `data` may be invalid UTF-8: a token
+    may hold part of a character. `canonical[i]` says that the tokenizer, given this text, would itself
+    have produced token i at this place. Iterating yields the ids.
+
+    >>> # "é" split over two byte tokens, then the end of the turn
+    >>> text = TokenText(
+    ...     ids=np.array([136, 102, 2]), data="é".encode(), bounds=np.array([0, 1, 2, 2]),
+    ...     event=np.array([0, 0, Event.STOP], np.uint8), canonical=np.array([True, True, True]))
+    >>> text.token_bytes(0), text.token_bytes(1), text.token_bytes(2)
+    (b'\\xc3', b'\\xa9', b'')
+    """
+
+    ids: Int64[np.ndarray, " S"]
+    data: bytes
+    bounds: Int64[np.ndarray, " S_plus_1"]
+    event: UInt8[np.ndarray, " S"]
+    canonical: Bool[np.ndarray, " S"]
+
+    def __post_init__(self) -> None:
+        size = len(self.ids)
+        if len(self.bounds) != size + 1 or len(self.event) != size or len(self.canonical) != size:
+            raise TokenizerError(
+                f"TokenText axes disagree: {size} ids, {len(self.bounds)} bounds (expected {size + 1}), "
+                f"{len(self.event)} events, {len(self.canonical)} canonical flags"
+            )
+        if self.bounds[0] != 0 or self.bounds[-1] != len(self.data):
+            raise TokenizerError(
+                f"TokenText bounds run from {self.bounds[0]} to {self.bounds[-1]}, "
+                f"but the data has {len(self.data)} bytes"
+            )
+        wrong = np.flatnonzero((np.diff(self.bounds) == 0) != (self.event != Event.NONE))
+        if len(wrong):
+            raise TokenizerError(
+                f"token {wrong[0]} (id {self.ids[wrong[0]]}) must have bytes or be an event, and not both"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.ids.tolist())
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.ids, dtype=dtype)
+
+    def token_bytes(self, index: int) -> bytes:
+        """The bytes of one token; empty for an event."""
+        return self.data[self.bounds[index] : self.bounds[index + 1]]
+
+    @property
+    def num_stops(self) -> int:
+        """How many stop events the sequence holds."""
+        return int((self.event == Event.STOP).sum())
+
+    @property
+    def num_noncanonical(self) -> int:
+        """How many tokens the tokenizer would not have produced for this text."""
+        return int((~self.canonical).sum())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rollout:
+    """One response of the student, with the ids exactly as they were sampled.
+
+    `behaviour_logp[i]` is log S(y_i | y_<i) under the weights that sampled it, at temperature 1 and
+    before any truncation (decision 0004); for a stop it is the log of the whole stop set's mass. It is
+    None where the response was not written by the student (`sft`).
+    """
+
+    prompt: Prompt
+    sample: int
+    context_ids: Int64[np.ndarray, " P"]
+    completion: TokenText
+    behaviour_logp: Float32[np.ndarray, " S"] | None
+    entropy: Float32[np.ndarray, " S"] | None = None
+    temperature: float = 1.0
+    stop: StopReason = StopReason.STOP
+    policy_version: int = 0
+
+    @property
+    def key(self) -> str:
+        """Names the rollout in errors, metrics and files: prompt key and sample number."""
+        return f"{self.prompt.key}/{self.sample}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TeacherView:
+    """The same response inside the teacher's own conversation: `ids[start:]` is the completion."""
+
+    rollout_key: str
+    teacher: str
+    ids: Int64[np.ndarray, " L"]
+    start: int
+    completion: TokenText
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TeacherScores:
+    """Teacher log-probs of the realised tokens; for a stop, of the whole stop set.
+
+    A value the teacher could not give is NaN and has a reason in `missing`; nothing else may be
+    non-finite, and no value is ever filled in (a log-prob of 0 would be certainty).
+    """
+
+    logp: Float32[np.ndarray, " T"]
+    missing: UInt8[np.ndarray, " T"]
+    topk_ids: Int32[np.ndarray, "T K"] | None = None
+    topk_logp: Float32[np.ndarray, "T K"] | None = None
+
+    def __post_init__(self) -> None:
+        present = self.missing == DropReason.NONE
+        if not np.array_equal(np.isfinite(self.logp), present):
+            bad = int(np.flatnonzero(np.isfinite(self.logp) != present)[0])
+            raise TeacherError(
+                f"teacher log-prob {self.logp[bad]} at token {bad} does not match its reason "
+                f"{DropReason(int(self.missing[bad])).label!r}: a missing value must be NaN with a reason"
+            )
+        if present.any() and float(self.logp[present].max()) > 1e-3:
+            bad = int(np.flatnonzero(present & (self.logp > 1e-3))[0])
+            raise TeacherError(
+                f"teacher log-prob {self.logp[bad]:.4f} at token {bad} is above 0: not a log-probability. "
+                "Check that the server returns natural logarithms of probabilities"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Alignment:
+    """Chunks: the finest pairs of token slices that spell the same bytes on both sides.
+
+    Chunk c pairs student tokens `student_bounds[c]:student_bounds[c + 1]` with teacher tokens
+    `teacher_bounds[c]:teacher_bounds[c + 1]`.
+
+    >>> # student  |Hel|lo| wor|ld|     teacher  |Hello| world|
+    >>> a = Alignment(student_bounds=np.array([0, 2, 4]), teacher_bounds=np.array([0, 1, 2]),
+    ...               kind=np.array([ChunkKind.MANY_TO_ONE] * 2, np.uint8))
+    >>> a.num_chunks, a.coverage
+    (2, 1.0)
+    """
+
+    student_bounds: Int64[np.ndarray, " C_plus_1"]
+    teacher_bounds: Int64[np.ndarray, " C_plus_1"]
+    kind: UInt8[np.ndarray, " C"]
+
+    def __post_init__(self) -> None:
+        if not len(self.student_bounds) == len(self.teacher_bounds) == len(self.kind) + 1:
+            raise AlignmentError(
+                f"Alignment axes disagree: {len(self.kind)} chunks, {len(self.student_bounds)} student and "
+                f"{len(self.teacher_bounds)} teacher bounds (both must be one more than the chunks)"
+            )
+
+    @property
+    def num_chunks(self) -> int:
+        """C."""
+        return len(self.kind)
+
+    @cached_property
+    def comparable(self) -> Bool[np.ndarray, " C"]:
+        """Chunks in which both sides spell the same bytes, or the same event."""
+        return self.kind <= ChunkKind.EVENT
+
+    @cached_property
+    def chunk_of(self) -> Int64[np.ndarray, " S"]:
+        """The chunk of every student token."""
+        return np.repeat(np.arange(self.num_chunks), np.diff(self.student_bounds))
+
+    @property
+    def coverage(self) -> float:
+        """Share of student tokens in comparable chunks; 1.0 for an empty response."""
+        sizes = np.diff(self.student_bounds)
+        return float(sizes[self.comparable].sum() / sizes.sum()) if sizes.sum() else 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Supervision:
+    """What the loss is told about each student token.
+
+    `weight` is 1 where the token is trained on and 0 where `reason` says why not. `credit` is the
+    advantage in nats (None for cross-entropy); `num_clamped` counts credits cut to the clamp.
+    """
+
+    weight: Float32[np.ndarray, " S"]
+    reason: UInt8[np.ndarray, " S"]
+    chunk_of: Int64[np.ndarray, " S"]
+    credit: Float32[np.ndarray, " S"] | None
+    num_clamped: int = 0
+
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Student tokens without signal, by reason."""
+        codes, counts = np.unique(self.reason[self.reason != DropReason.NONE], return_counts=True)
+        return {DropReason(int(c)).label: int(n) for c, n in zip(codes, counts, strict=True)}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainBatch:
+    """Padded sequences and, flat, the N supervised tokens in them.
+
+    Supervised token n is `target[n]`, predicted from the hidden state at `[row[n], column[n]]`; where
+    `is_stop[n]`, its probability is that of the whole stop set. `weight[n]` already holds the
+    normalisation chosen (per token, sequence or byte), so that loss sums add up over micro-batches.
+    """
+
+    input_ids: Int64[np.ndarray, "B L"]
+    attention_mask: Int64[np.ndarray, "B L"]
+    row: Int64[np.ndarray, " N"]
+    column: Int64[np.ndarray, " N"]
+    target: Int64[np.ndarray, " N"]
+    is_stop: Bool[np.ndarray, " N"]
+    weight: Float32[np.ndarray, " N"]
+    credit: Float32[np.ndarray, " N"] | None
+    behaviour_logp: Float32[np.ndarray, " N"] | None
