@@ -100,7 +100,8 @@ def _pure(
     width_s, width_t = np.diff(cuts, axis=0).T
     all_s = np.diff(matched_s[cuts[:, 0]]) == width_s
     all_t = np.diff(matched_t[cuts[:, 1]]) == width_t
-    return all_s & all_t & (width_s == width_t)
+    pure: Bool[np.ndarray, " C"] = all_s & all_t & (width_s == width_t)
+    return pure
 
 
 def _covered(
