@@ -67,14 +67,15 @@ class Method:
         """Raise CapabilityError if the teacher offers less than the method needs."""
         if self.level is not None and caps.level < self.level:
             raise CapabilityError(
-                f"method {self.name!r} needs a teacher of level {int(self.level)} ({self.level.name.lower()}), but "
-                f"{teacher!r} offers level {int(caps.level)} ({caps.level.name.lower()}); choose another method "
-                "(`dragoman methods` lists what each needs) or another teacher"
+                f"method {self.name!r} needs a teacher of level {int(self.level)} "
+                f"({self.level.name.lower()}), but {teacher!r} offers level {int(caps.level)} "
+                f"({caps.level.name.lower()}); choose another method (`dragoman methods` lists what each "
+                "needs) or another teacher"
             )
         if self.writer is Writer.TEACHER and not caps.generates:
             raise CapabilityError(
-                f"method {self.name!r} trains on answers that the teacher writes, but {teacher!r} only scores; "
-                "use a teacher that generates, or a method in which the student writes"
+                f"method {self.name!r} trains on answers that the teacher writes, but {teacher!r} only "
+                "scores; use a teacher that generates, or a method in which the student writes"
             )
 
 
@@ -109,7 +110,7 @@ GUARDED: Mapping[str, Any] = MappingProxyType(
 _BUILT_IN = (
     Method(
         name="chunk",
-        summary="every token of a chunk receives the chunk's whole log-ratio; odd segmentations are penalised",
+        summary="every token of a chunk receives the whole log-ratio; odd segmentations are penalised",
         source="score-function gradient of the chunk-level KL; docs/methods.md",
         level=TeacherLevel.REALISED,
         writer=Writer.STUDENT,

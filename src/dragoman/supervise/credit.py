@@ -51,7 +51,9 @@ def semantic_prior(chunks: Chunks) -> Float64[np.ndarray, " S"]:
     student's own surprise (arXiv 2606.09456); sums to D. The ratio explodes near L_S = 0.
     """
     near_certain = np.abs(chunks.student_sum) < NEAR_CERTAIN
-    scale = np.divide(chunks.teacher_sum, chunks.student_sum, where=~near_certain, out=np.ones_like(chunks.student_sum))
+    scale = np.divide(
+        chunks.teacher_sum, chunks.student_sum, where=~near_certain, out=np.ones_like(chunks.student_sum)
+    )
     even = chunks.teacher_sum / np.maximum(chunks.num_student, 1)
     of = chunks.chunk_of
     shared = np.where(near_certain[of], even[of] - chunks.logp, (scale[of] - 1.0) * chunks.logp)

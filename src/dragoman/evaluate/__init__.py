@@ -1,0 +1,7 @@
+"""Figures of rollouts, per byte and with intervals."""
+
+from dragoman.evaluate.heldout import Evaluation, evaluate
+from dragoman.evaluate.intervals import Interval, ratio_change_interval, ratio_interval
+from dragoman.evaluate.measures import measure
+
+__all__ = ["Evaluation", "Interval", "evaluate", "measure", "ratio_change_interval", "ratio_interval"]

@@ -1,0 +1,72 @@
+"""What can be said of scored rollouts: distances per byte, the only unit two tokenizers share."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+
+from dragoman.observe import Metrics, Ratio, Record
+from dragoman.supervise.sampled import chunk_sums
+from dragoman.types import DropReason, StopReason
+
+REPEAT_LENGTH = 4
+"""Repetition is the share of token 4-grams that occurred before in the same response."""
+
+
+def measure(record: Record) -> Metrics:
+    """The figures of one rollout as ratios that add up over rollouts.
+
+    `kl_per_byte`: sum of L_S - L_T over comparable chunks with finite values on both sides, stops
+    included, over the bytes of those chunks (nats a byte); its expectation over the student's own
+    samples is the reverse KL of the responses. `teacher_bits_per_byte`: the teacher's cost of the same
+    bytes. `coverage`: student tokens in those chunks. Without scores only what needs no teacher.
+    """
+    rollout = record.rollout
+    text = rollout.completion
+    size = len(text)
+    metrics = {
+        "noncanonical_rate": Ratio(text.num_noncanonical, size),
+        "stop_rate": Ratio(float(rollout.stop is StopReason.STOP), 1),
+        "length_tokens": Ratio(size, 1),
+        "length_bytes": Ratio(len(text.data), 1),
+        "repetition": _repetition(text.ids),
+    }
+    if rollout.entropy is not None:
+        metrics["entropy"] = Ratio(float(rollout.entropy.sum(dtype=np.float64)), size)
+    metrics |= _distances(record)
+    if record.supervision is not None:
+        supervised = int((record.supervision.weight > 0).sum())
+        metrics["supervised_rate"] = Ratio(supervised, size)
+        if record.supervision.credit is not None:
+            metrics["clamp_rate"] = Ratio(record.supervision.num_clamped, supervised)
+            metrics["credit"] = Ratio(float(record.supervision.credit.sum(dtype=np.float64)), supervised)
+        reasons = Counter(record.supervision.reason.tolist())
+        for reason in DropReason:
+            if reason is not DropReason.NONE:
+                metrics[f"dropped/{reason.label}"] = Ratio(reasons[reason], size)
+    return Metrics(metrics)
+
+
+def _distances(record: Record) -> dict[str, Ratio]:
+    if record.alignment is None or record.scores is None or record.rollout.behaviour_logp is None:
+        return {}
+    alignment = record.alignment
+    student = chunk_sums(record.rollout.behaviour_logp, alignment.student_bounds)
+    teacher = chunk_sums(record.scores.logp, alignment.teacher_bounds)
+    known = alignment.comparable & np.isfinite(student) & np.isfinite(teacher)
+    num_bytes = int(np.diff(record.rollout.completion.bounds[alignment.student_bounds])[known].sum())
+    num_tokens = int(np.diff(alignment.student_bounds)[known].sum())
+    return {
+        "kl_per_byte": Ratio(float((student - teacher)[known].sum()), num_bytes),
+        "teacher_bits_per_byte": Ratio(float(-teacher[known].sum()) / math.log(2), num_bytes),
+        "coverage": Ratio(num_tokens, len(record.rollout.completion)),
+    }
+
+
+def _repetition(ids: np.ndarray) -> Ratio:
+    if len(ids) < REPEAT_LENGTH:
+        return Ratio(0.0, 0.0)
+    grams = np.lib.stride_tricks.sliding_window_view(ids, REPEAT_LENGTH)
+    return Ratio(len(grams) - len(np.unique(grams, axis=0)), len(grams))

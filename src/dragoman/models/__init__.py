@@ -1,0 +1,6 @@
+"""Causal language models in this process: loading them, and the log-probs of given tokens."""
+
+from dragoman.models.loading import context_length, load_model, model_size
+from dragoman.models.scoring import TokenScorer, TokenScores
+
+__all__ = ["TokenScorer", "TokenScores", "context_length", "load_model", "model_size"]

@@ -1,0 +1,24 @@
+"""What every teacher offers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from dragoman.methods import Caps
+from dragoman.types import Rollout, TeacherScores, TeacherView
+
+
+class Teacher(Protocol):
+    """A scorer of responses in its own tokens and its own conversation."""
+
+    name: str
+    caps: Caps
+
+    def view(self, rollout: Rollout) -> TeacherView:
+        """The same response bytes inside the teacher's own conversation."""
+        ...
+
+    def score(self, views: Sequence[TeacherView]) -> list[TeacherScores]:
+        """Log-probs of every view's completion, in order."""
+        ...

@@ -1,0 +1,168 @@
+"""What a run has cost and reached so far: tokens, FLOPs, seconds, memory and the two evaluations."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from dragoman.evaluate import Evaluation, ratio_change_interval
+from dragoman.methods import Writer
+from dragoman.models.loading import ModelSize, model_size
+from dragoman.observe import Flops, Ratio, Record, transformer_flops
+from dragoman.pipeline import Stopwatch
+from dragoman.train.setup import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What of an evaluation a summary needs: its figures, and the distance prompt by prompt."""
+
+    figures: Mapping[str, Any]
+    kl: tuple[Ratio, ...]
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> HeldOut:
+        """The extract of an evaluation."""
+        return cls(figures=evaluation.summary(), kl=tuple(evaluation.ratios("kl_per_byte")))
+
+
+@dataclass
+class Account:
+    """Running totals; saved with every checkpoint so that a resumed run reports the whole."""
+
+    student: ModelSize
+    teacher: ModelSize
+    started: float
+    seconds_before: float = 0.0
+    flops: Flops = field(default_factory=Flops)
+    tokens: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    stages: Counter[str] = field(default_factory=Counter)
+    before: HeldOut | None = None
+    after: HeldOut | None = None
+
+    @classmethod
+    def start(cls, session: Session) -> Account:
+        """Nothing spent yet."""
+        return cls(
+            student=model_size(session.model),
+            teacher=model_size(session.teacher.model),
+            started=time.perf_counter(),
+        )
+
+    @classmethod
+    def resume(cls, session: Session, saved: Mapping[str, Any]) -> Account:
+        """Go on from the totals of a checkpoint."""
+        account = cls.start(session)
+        account.seconds_before = saved["seconds"]
+        account.flops = Flops(**saved["flops"])
+        account.tokens = Counter(saved["tokens"])
+        account.dropped = Counter(saved["dropped"])
+        account.stages = Counter(saved["seconds_by_stage"])
+        if saved["before"] is not None:
+            kl = tuple(Ratio(*pair) for pair in saved["before"]["kl"])
+            account.before = HeldOut(figures=saved["before"]["figures"], kl=kl)
+        return account
+
+    def add_step(self, session: Session, records: Sequence[Record], watch: Stopwatch) -> None:
+        """Add a training step: sampling, scoring and `epochs` updates of these records."""
+        writer = self.teacher if session.method.writer is Writer.TEACHER else self.student
+        sampled = 0 if session.config.rollout.engine == "replay" else _pass(writer, _student_lengths(records))
+        passes = session.config.train.epochs
+        self.flops += Flops(
+            rollout=sampled,
+            teacher=_pass(self.teacher, _teacher_lengths(records)),
+            update=passes * _pass(self.student, _student_lengths(records), backward=True),
+        )
+        self.tokens["student"] += sum(len(r.rollout.completion) for r in records)
+        self.tokens["teacher"] += sum(len(r.view.completion) for r in records if r.view is not None)
+        self.tokens["bytes"] += sum(len(r.rollout.completion.data) for r in records)
+        self.tokens["rollouts"] += len(records)
+        for record in records:
+            if record.supervision is not None:
+                self.tokens["supervised"] += int((record.supervision.weight > 0).sum())
+                self.dropped.update(record.supervision.dropped)
+        self.stages.update(watch.seconds)
+
+    def add_evaluation(self, records: Sequence[Record]) -> None:
+        """Add the sampling and scoring of an evaluation."""
+        self.flops += Flops(
+            eval=_pass(self.student, _student_lengths(records))
+            + _pass(self.teacher, _teacher_lengths(records))
+        )
+
+    def spent(self) -> dict[str, Any]:
+        """Time, tokens and arithmetic so far."""
+        return {
+            "seconds": self.seconds_before + time.perf_counter() - self.started,
+            "seconds_by_stage": dict(self.stages),
+            "tokens": dict(self.tokens),
+            "flops": asdict(self.flops),
+            "dropped": dict(self.dropped),
+        }
+
+    def totals(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        before = None
+        if self.before is not None:
+            pairs = [(ratio.numerator, ratio.denominator) for ratio in self.before.kl]
+            before = {"figures": self.before.figures, "kl": pairs}
+        return {**self.spent(), "before": before}
+
+    def summary(self, session: Session) -> dict[str, Any]:
+        """The content of `summary.json`."""
+        config = session.config
+        return {
+            "method": config.method.name,
+            "student": config.student.model,
+            "teacher": config.teacher.model,
+            "steps": config.train.steps,
+            **self.spent(),
+            "before": None if self.before is None else self.before.figures,
+            "after": None if self.after is None else self.after.figures,
+            "change": self._change(),
+            "peak_memory_bytes": peak_memory_bytes(),
+        }
+
+    def _change(self) -> dict[str, Any] | None:
+        """Relative change of the held-out distance, with an interval paired by prompt."""
+        if self.before is None or self.after is None:
+            return None
+        relative = self.after.figures["kl_per_byte"] / self.before.figures["kl_per_byte"] - 1.0
+        interval = ratio_change_interval(self.before.kl, self.after.kl)
+        return {"relative": relative, "relative_ci": list(interval)}
+
+
+def _student_lengths(records: Sequence[Record]) -> np.ndarray:
+    return np.array([len(r.rollout.context_ids) + len(r.rollout.completion) for r in records], np.int64)
+
+
+def _teacher_lengths(records: Sequence[Record]) -> np.ndarray:
+    return np.array([len(r.view.ids) for r in records if r.view is not None], np.int64)
+
+
+def _pass(size: ModelSize, lengths: np.ndarray, *, backward: bool = False) -> int:
+    return transformer_flops(
+        num_parameters=size.num_parameters,
+        num_layers=size.num_layers,
+        hidden_size=size.hidden_size,
+        num_tokens=int(lengths.sum()),
+        sum_squared_lengths=int((lengths**2).sum()),
+        backward=backward,
+    )
+
+
+def peak_memory_bytes() -> int:
+    """The most memory used so far: of the accelerator if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

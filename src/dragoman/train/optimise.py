@@ -1,0 +1,149 @@
+"""The update: one pass over a step's records, several optimiser steps if asked for."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import fields
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from dragoman.config import Config, TrainConfig
+from dragoman.errors import TrainingError
+from dragoman.models import TokenScorer
+from dragoman.objective import LossOutput
+from dragoman.observe import Metrics, Ratio, Record
+from dragoman.train.collate import micro_batches, normaliser
+from dragoman.types import TrainBatch
+
+Objective = Callable[..., LossOutput]
+
+
+def load_objective(path: str) -> Objective:
+    """The loss function a method names as `module:function`."""
+    module, _, name = path.partition(":")
+    objective: Objective = getattr(importlib.import_module(module), name)
+    return objective
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The learning rate of a step (the first is 1): linear warm-up, then the schedule down to 0.
+
+    A function of the step alone, so that a resumed run needs no saved state.
+    """
+    if step <= config.warmup_steps:
+        return config.lr * step / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    done = (step - config.warmup_steps - 1) / max(config.steps - config.warmup_steps, 1)
+    if config.schedule == "linear":
+        return config.lr * (1.0 - done)
+    return config.lr * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def make_optimizer(scorer: TokenScorer, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) over the trainable parameters."""
+    trainable = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(
+        trainable, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay
+    )
+
+
+class Updater:
+    """Turns the records of a step into optimiser steps."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        scorer: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        objective: Objective,
+        config: Config,
+    ) -> None:
+        self._accelerator = accelerator
+        self._scorer = scorer
+        self._optimizer = optimizer
+        self._objective = objective
+        self._config = config
+
+    def update(self, records: Sequence[Record], step: int) -> Metrics:
+        """`epochs` passes of `minibatches` optimiser steps each over the records of this rank.
+
+        Raises TrainingError before the optimiser moves if a loss or gradient is not finite.
+        """
+        rate = learning_rate(self._config.train, step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        metrics = Metrics({"lr": Ratio(rate, 1)})
+        self._scorer.train()
+        for _ in range(self._config.train.epochs):
+            for part in _parts(records, self._config.train.minibatches):
+                metrics = metrics.merge(self._optimiser_step(part, step))
+        self._scorer.eval()
+        return metrics
+
+    def _optimiser_step(self, records: Sequence[Record], step: int) -> Metrics:
+        normalise = self._config.method.normalise
+        batches = micro_batches(
+            records, max_tokens=self._config.train.micro_batch_tokens, normalise=normalise
+        )
+        count = max(self._sum_over_ranks(normaliser(records, normalise)), 1.0)
+        world = self._accelerator.num_processes
+        metrics, loss = Metrics(), 0.0
+        for number, batch in enumerate(batches):
+            is_last = number == len(batches) - 1
+            with nullcontext() if is_last else self._accelerator.no_sync(self._scorer):
+                output = self._loss(batch)
+                # Replicas average their gradients, the loss is a sum over all of them.
+                self._accelerator.backward(output.total * (world / count))
+            loss += float(output.total.detach())
+            metrics = metrics.merge(output.metrics)
+        loss = self._sum_over_ranks(loss) / count
+        norm = self._clip()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._optimizer.zero_grad()
+            raise TrainingError(
+                f"step {step}: loss {loss}, gradient norm {norm}; expected finite values. The weights are as "
+                "they were before this update. Lower train.lr, or use train.mixed_precision 'bf16' or 'no'"
+            )
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return metrics.merge(Metrics({"loss": Ratio(loss, 1), "grad_norm": Ratio(norm, 1)}))
+
+    def _loss(self, batch: TrainBatch) -> LossOutput:
+        t = _tensors(batch, self._accelerator.device)
+        scores = self._scorer(
+            t["input_ids"], t["attention_mask"], t["row"], t["column"], t["target"], t["is_stop"]
+        )
+        return self._objective(
+            scores.logp, t.get("behaviour_logp"), t.get("credit"), t["weight"], self._config.method
+        )
+
+    def _clip(self) -> float:
+        """The gradient norm before it was scaled down to the limit."""
+        limit = self._config.train.max_grad_norm
+        norm = self._accelerator.clip_grad_norm_(
+            self._scorer.parameters(), float("inf") if limit is None else limit
+        )
+        return float(norm)
+
+    def _sum_over_ranks(self, value: float) -> float:
+        if self._accelerator.num_processes == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self._accelerator.device)
+        return float(self._accelerator.reduce(total, reduction="sum"))
+
+
+def _parts(records: Sequence[Record], number: int) -> Iterator[Sequence[Record]]:
+    for indices in np.array_split(np.arange(len(records)), min(number, len(records))):
+        yield [records[i] for i in indices]
+
+
+def _tensors(batch: TrainBatch, device: torch.device) -> dict[str, Tensor]:
+    arrays = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items() if array is not None}
