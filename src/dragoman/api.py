@@ -93,7 +93,8 @@ def run_training(
     path = Path(config.run.dir)
     if not resume and path.is_dir() and any(path.iterdir()):
         raise UsageError(
-            f"the run folder {path} is not empty; go on with that run by --resume, or name another with run.dir"
+            f"the run folder {path} is not empty; go on with that run by --resume, or name another with "
+            "run.dir"
         )
     session = build_session(config, path, prompts, heldout)
     if PartialState().is_main_process:

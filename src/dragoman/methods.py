@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from enum import IntEnum, StrEnum
+from enum import StrEnum
 from functools import cache
 from importlib.metadata import entry_points
 from types import MappingProxyType
@@ -18,19 +18,7 @@ from typing import Any
 from dragoman.errors import CapabilityError, ConfigError
 from dragoman.supervise import CREDITS
 from dragoman.supervise.credit import CreditRule
-
-
-class TeacherLevel(IntEnum):
-    """What a teacher can tell about a response; each level includes those before it."""
-
-    REALISED = 0
-    """Log-probs of the realised tokens."""
-    TOPK = 1
-    """And of the k most likely tokens at every position."""
-    LOGITS = 2
-    """And of the whole vocabulary."""
-    REFERENCE = 3
-    """And a small reference model of its family."""
+from dragoman.types import TeacherCaps, TeacherLevel
 
 
 class Writer(StrEnum):
@@ -38,14 +26,6 @@ class Writer(StrEnum):
 
     STUDENT = "student"
     TEACHER = "teacher"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Caps:
-    """What a teacher offers."""
-
-    level: TeacherLevel
-    generates: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +43,7 @@ class Method:
     objective: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
-    def check(self, caps: Caps, teacher: str) -> None:
+    def check(self, caps: TeacherCaps, teacher: str) -> None:
         """Raise CapabilityError if the teacher offers less than the method needs."""
         if self.level is not None and caps.level < self.level:
             raise CapabilityError(

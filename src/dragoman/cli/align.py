@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
@@ -22,7 +23,7 @@ def align(student: str, teacher: str, as_json: bool, width: int | None, text: st
     from dragoman.report import alignment_json, alignment_text
     from dragoman.text import Tokenization
 
-    data = click.get_binary_stream("stdin").read() if text == "-" else text.encode("utf-8", "surrogateescape")
+    data = sys.stdin.buffer.read() if text == "-" else text.encode("utf-8", "surrogateescape")
     above = Tokenization.from_pretrained(student).encode(data)
     below = Tokenization.from_pretrained(teacher).encode(data)
     alignment = align_texts(above, below)

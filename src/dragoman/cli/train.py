@@ -131,7 +131,8 @@ def _dry_run(settings: Config) -> None:
     click.echo(settings.to_json(), nl=False)
     click.echo(
         f"checked: {len(session.prompts)} prompts, {len(session.heldout)} held out; one response of "
-        f"{len(record.rollout.completion)} tokens, coverage {values.get('coverage', 1.0):.1%}; nothing was trained",
+        f"{len(record.rollout.completion)} tokens, coverage {values.get('coverage', 1.0):.1%}; "
+        "nothing was trained",
         err=True,
     )
 
@@ -144,7 +145,8 @@ def _outcome(summary: Mapping[str, object]) -> str:
             low, high = values["kl_per_byte_ci"]
             lines.append(
                 f"{when:8} reverse KL {values['kl_per_byte']:.4f} nats a byte (95 % interval {low:.4f} to "
-                f"{high:.4f}), coverage {values['coverage']:.1%}, non-canonical {values['noncanonical_rate']:.1%}"
+                f"{high:.4f}), coverage {values['coverage']:.1%}, "
+                f"non-canonical {values['noncanonical_rate']:.1%}"
             )
         low, high = change["relative_ci"]
         lines.append(

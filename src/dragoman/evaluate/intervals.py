@@ -47,7 +47,10 @@ def _resampled(ratios: Sequence[Ratio], seed: int) -> np.ndarray:
     values = np.array([(ratio.numerator, ratio.denominator) for ratio in ratios], np.float64)
     picks = np.random.default_rng(seed).integers(len(values), size=(NUM_RESAMPLES, len(values)))
     sums = values[picks].sum(axis=1)
-    return np.divide(sums[:, 0], sums[:, 1], where=sums[:, 1] != 0, out=np.full(len(sums), np.nan))
+    drawn: np.ndarray = np.divide(
+        sums[:, 0], sums[:, 1], where=sums[:, 1] != 0, out=np.full(len(sums), np.nan)
+    )
+    return drawn
 
 
 def _percentiles(values: np.ndarray) -> Interval:

@@ -74,8 +74,8 @@ class Renderer:
         if not stops:
             raise RenderError(
                 f"no token is known to end a response of {model.model!r}: its tokenizer and generation "
-                f"config name no end of sequence, and {_template_words(template)}. Without one every response runs "
-                f"to the length limit. Set {side}.stop_tokens, e.g. {side}.stop_tokens=[</s>]"
+                f"config name no end of sequence, and {_template_words(template)}. Without one every "
+                f"response runs to the length limit. Set {side}.stop_tokens, e.g. {side}.stop_tokens=[</s>]"
             )
         return cls(
             tokenization=tokenization.with_stops(stops),
@@ -118,8 +118,19 @@ class Renderer:
         return np.array(ids, np.int64)
 
     def completion(self, data: bytes, stop: StopReason) -> TokenText:
-        """The canonical ids of `data`, then one stop event if the response was ended by one."""
+        """The canonical ids of `data`, then one stop event if the response was ended by one.
+
+        Raises RenderError if the text itself holds a stop token, which only an ordinary word or a line
+        break named in `stop_tokens` can be: it would read as several endings, and its bytes be lost.
+        """
         text = self.tokenization.encode(data)
+        if text.num_stops:
+            stop_id = int(text.ids[text.event == Event.STOP][0])
+            raise RenderError(
+                f"a response holds {self.tokenization.token_name(stop_id)!r} as text, which is a stop token "
+                f"of {self.tokenization.name!r}: expected stop tokens that end a response and are never part "
+                "of one. Take it out of this model's stop_tokens"
+            )
         if stop is StopReason.LENGTH:
             return text
         return TokenText(

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message['role'] != 'system' %}{{ message['role'] | capitalize + ': ' }}{% endif %}"
+    "{% if message['role'] != 'system' %}{{ message['role'] | capitalize + ':\n' }}{% endif %}"
     "{{ message['content'] + '\n\n' }}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:\n' }}{% endif %}"
 )
 """A conversation for a model without a chat template, as text to continue: a system message stands by
-itself, other turns start with the name of their role, and the answer is what follows `Assistant:`."""
+itself, other turns start with a line that names their role, and the answer follows `Assistant:` on a
+line of its own. There an answer may start without a space, as those of chat models do."""
 
 Turn = Mapping[str, str]
 

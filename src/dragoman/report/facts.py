@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,7 +180,7 @@ def _before_and_after(source: RunSource) -> tuple[dict[str, Any], dict[str, Any]
     return (evaluations[0] if evaluations else {}), (evaluations[-1] if len(evaluations) > 1 else {})
 
 
-def _shares(amounts: Mapping[str, float], form: Any) -> list[Share]:
+def _shares(amounts: Mapping[str, float], form: Callable[[float], str]) -> list[Share]:
     """Rows with the fraction each has of the sum."""
     total = sum(amounts.values())
     return [

@@ -9,6 +9,7 @@ rows aligned. Whatever has no safe glyph of its own is spelled out: bytes that a
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise, zip_longest
@@ -182,7 +183,7 @@ class _Grid:
         cuts = sorted({piece.start for piece in pieces} | {piece.end for piece in pieces})
         self._column = {cut: i for i, cut in enumerate(cuts)}
         self._width = [0] * (len(cuts) - 1)
-        self.borders = {piece.start for piece in pieces if piece.first}
+        self._borders = sorted({piece.start for piece in pieces if piece.first})
         # Narrow pieces first: a wide one then asks only for what its parts do not already give it.
         for piece in sorted(pieces, key=lambda p: self._column[p.end] - self._column[p.start]):
             missing = cell_len(piece.text) - self.cells(piece.start, piece.end)
@@ -190,14 +191,17 @@ class _Grid:
 
     def cells(self, start: int, end: int) -> int:
         """Cells between two cuts, with the borders strictly inside."""
-        inside = sum(start < cut < end for cut in self.borders)
+        inside = bisect_left(self._borders, end) - bisect_right(self._borders, start)
         return sum(self._width[self._column[start] : self._column[end]]) + inside
+
+    def _has_border(self, cut: int) -> bool:
+        return bisect_left(self._borders, cut) < bisect_right(self._borders, cut)
 
     def runs(self, pieces: list[Piece]) -> tuple[Run, ...]:
         """One row of a unit: padded glyphs, with a border or the gap that keeps step with one in between."""
         runs = []
         for i, piece in enumerate(pieces):
-            if i and piece.start in self.borders:
+            if i and self._has_border(piece.start):
                 runs.append(Run(text="|", token=None) if piece.first else Run(text=" ", token=piece.token))
             text = _pad(piece.text, self.cells(piece.start, piece.end))
             runs.append(Run(text=text, token=piece.token))
@@ -207,10 +211,14 @@ class _Grid:
 def _byte_over_byte(chunk: int, offset: int, above: list[Piece], below: list[Piece]) -> list[Unit]:
     """Columns of a chunk whose rows spell the same bytes, cut wherever both rows begin a glyph."""
     grid = _Grid(above + below)
-    shared = sorted({piece.start for piece in above} & {piece.start for piece in below})
+    starts = [[piece.start for piece in row] for row in (above, below)]
+    shared = sorted(set(starts[0]) & set(starts[1]))
     units = []
     for start, end in pairwise([*shared, above[-1].end]):
-        parts = [[piece for piece in row if start <= piece.start < end] for row in (above, below)]
+        parts = [
+            row[bisect_left(begins, start) : bisect_left(begins, end)]
+            for row, begins in zip((above, below), starts, strict=True)
+        ]
         units.append(
             Unit(
                 chunk=chunk,

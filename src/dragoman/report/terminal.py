@@ -56,7 +56,9 @@ def alignment_text(
         for side, (name, text) in enumerate(zip(names, texts, strict=True)):
             block.append("\n")
             block.append(_pad(name, label), style="bold not dim")
-            block.append_text(_row(line, side, text, alignment, closing[side]))
+            block.append_text(_row(line, side, text, alignment))
+            if any(closing):
+                block.append("|" if closing[side] else " ", style="not dim")
         blocks.append(block)
     summary = _summary(student, teacher, alignment, student_name, teacher_name)
     blocks.append(Text("\n".join(_pack(summary, width))))
@@ -112,8 +114,8 @@ def _ruler(line: list[Unit]) -> str:
     return ruler
 
 
-def _row(line: list[Unit], side: int, text: TokenText, alignment: Alignment, closed: bool) -> Text:
-    """One token row of one line."""
+def _row(line: list[Unit], side: int, text: TokenText, alignment: Alignment) -> Text:
+    """One token row of one line, but for its last border."""
     parts: list[tuple[str, str]] = []
     for unit in line:
         runs = unit.rows[side]
@@ -125,7 +127,7 @@ def _row(line: list[Unit], side: int, text: TokenText, alignment: Alignment, clo
     row = Text(style="not dim", end="")
     for style, run_parts in groupby(parts, key=lambda part: part[1]):
         row.append("".join(drawn for drawn, _ in run_parts), style=style)
-    return row.append("|") if closed else row
+    return row
 
 
 def _style(chunk: int, token: int | None, text: TokenText, alignment: Alignment) -> str:

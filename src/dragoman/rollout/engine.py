@@ -27,6 +27,6 @@ class RolloutEngine(Protocol):
 
 
 def draw_seed(seed: int, step: int, key: str, sample: int) -> int:
-    """A seed for one response, from nothing but what names it."""
+    """A seed (63 bits) for one response, from nothing but what names it."""
     name = f"{seed}/{step}/{key}/{sample}".encode()
-    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "little") >> 1

@@ -35,7 +35,8 @@ class ReplayEngine:
                 if completion.data != rollout.completion.data:
                     raise DataError(
                         f"{path}: rollout {rollout.key} was not written with the tokenizer of "
-                        f"{student.name!r}: its ids spell other bytes there. Replay it with the student that sampled it"
+                        f"{student.name!r}: its ids spell other bytes there. Replay it with the student that "
+                        "sampled it"
                     )
                 self._recorded[rollout.key] = replace(rollout, completion=completion)
 
@@ -47,7 +48,8 @@ class ReplayEngine:
             if key not in self._recorded:
                 raise DataError(
                     f"step {step} asks for rollout {key}, which {self._place} does not hold; record "
-                    "rollouts of the same prompts with run.log_rollouts large enough, or limit data.train to those recorded"
+                    "rollouts of the same prompts with run.log_rollouts large enough, or limit data.train to "
+                    "those recorded"
                 )
             found.append(self._recorded[key])
         return found

@@ -1,8 +1,9 @@
 """Sampling responses with transformers' `generate`.
 
-The choice of every token is made here, by inverting the cumulative distribution at a uniform number
-that belongs to (run seed, step, prompt, sample, position): a response does not depend on what else is
-in its batch, nor on the device's random generator. Its log-prob is taken on the spot.
+The choice of every token is made here, as a race of exponential clocks (the Gumbel-max trick) whose
+generator belongs to (run seed, step, prompt, sample): a response does not depend on what else is in its
+batch, and rounding that depends on the batch's shape changes a draw only where two clocks all but tie.
+Its log-prob is taken on the spot.
 """
 
 from __future__ import annotations
@@ -70,16 +71,9 @@ class Sampler:
     def _batch(self, requests: Sequence[Request], seed: int, step: int) -> list[Rollout]:
         contexts = [self.renderer.context_ids(request.prompt) for request in requests]
         stops = sorted(self.renderer.tokenization.stop_ids)
-        draws = np.stack(
-            [
-                np.random.default_rng(draw_seed(seed, step, r.prompt.key, r.sample)).random(
-                    self.sampling.max_new_tokens
-                )
-                for r in requests
-            ]
-        )
         device = next(self.model.parameters()).device
-        chooser = _Chooser(torch.tensor(draws, device=device), stops, self.sampling)
+        seeds = [draw_seed(seed, step, request.prompt.key, request.sample) for request in requests]
+        chooser = _Chooser(seeds, device, stops, self.sampling)
         ids, mask = _left_padded(contexts, pad_id=stops[0])
         self._generate(ids.to(device), mask.to(device), stops, chooser)
         return [self._rollout(request, contexts[i], chooser, i, step) for i, request in enumerate(requests)]
@@ -122,15 +116,15 @@ class Sampler:
 class _Chooser:
     """A logits processor that draws each next token, leaves `generate` no choice, and keeps the book."""
 
-    def __init__(self, draws: Float[Tensor, "B N"], stops: list[int], sampling: Sampling) -> None:
+    def __init__(self, seeds: list[int], device: torch.device, stops: list[int], sampling: Sampling) -> None:
         from transformers.generation.logits_process import (
             TemperatureLogitsWarper,
             TopKLogitsWarper,
             TopPLogitsWarper,
         )
 
-        self._draws = draws
-        self._stops = torch.tensor(stops, device=draws.device)
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        self._stops = torch.tensor(stops, device=device)
         self._warpers = []
         if sampling.temperature != 1.0:
             self._warpers.append(TemperatureLogitsWarper(sampling.temperature))
@@ -145,7 +139,7 @@ class _Chooser:
         warped = scores
         for warper in self._warpers:
             warped = warper(input_ids, warped)
-        chosen = _invert(warped.double().softmax(-1), self._draws[:, len(self._steps)])
+        chosen = self._race(warped.float().softmax(-1))
         taken = logp.gather(-1, chosen[:, None]).squeeze(-1)
         stop_mass = logp[:, self._stops].logsumexp(-1)
         taken = torch.where(torch.isin(chosen, self._stops), stop_mass, taken)
@@ -153,19 +147,17 @@ class _Chooser:
         self._steps.append((chosen, taken, entropy))
         return torch.full_like(scores, -torch.inf).scatter(-1, chosen[:, None], 0.0)
 
+    def _race(self, probabilities: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
+        """One exact draw a row: the first arrival among exponential clocks with these rates."""
+        arrival = torch.empty_like(probabilities)
+        for row, generator in enumerate(self._generators):
+            arrival[row].exponential_(generator=generator)
+        return (probabilities / arrival).argmax(-1)
+
     def response(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids, log-probs and entropies of one row, up to the longest of the batch."""
         ids, logp, entropy = (torch.stack([s[part][index] for s in self._steps]) for part in range(3))
         return ids.cpu().numpy(), logp.cpu().numpy(), entropy.cpu().numpy()
-
-
-def _invert(probabilities: Float[Tensor, "B V"], uniform: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
-    """The first id at which the cumulative distribution exceeds `uniform`; never one of probability 0."""
-    cumulative = probabilities.cumsum(-1)
-    wanted = uniform[:, None].to(cumulative.dtype) * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, wanted, right=True).squeeze(-1)
-    last = (probabilities > 0).to(torch.int8).flip(-1).argmax(-1)
-    return torch.minimum(chosen, probabilities.shape[-1] - 1 - last)
 
 
 def _left_padded(

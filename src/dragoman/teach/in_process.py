@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from dragoman.config import TeacherConfig
-from dragoman.methods import Caps, TeacherLevel
 from dragoman.models import TokenScorer, context_length
 from dragoman.padding import length_buckets, right_padded
 from dragoman.render import Renderer
-from dragoman.types import DropReason, Event, Rollout, TeacherScores, TeacherView
+from dragoman.types import DropReason, Event, Rollout, TeacherCaps, TeacherLevel, TeacherScores, TeacherView
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +25,9 @@ class InProcessTeacher:
         self.name = config.model
         self.model = model.requires_grad_(False)
         self.renderer = renderer
-        self.caps = Caps(level=TeacherLevel.TOPK if config.topk else TeacherLevel.REALISED, generates=True)
+        self.caps = TeacherCaps(
+            level=TeacherLevel.TOPK if config.topk else TeacherLevel.REALISED, generates=True
+        )
         limits = [limit for limit in (config.max_length, context_length(model)) if limit is not None]
         self.max_length = min(limits) if limits else None
         self._batch_tokens = config.batch_tokens

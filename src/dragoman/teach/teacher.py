@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from dragoman.methods import Caps
-from dragoman.types import Rollout, TeacherScores, TeacherView
+from dragoman.types import Rollout, TeacherCaps, TeacherScores, TeacherView
 
 
 class Teacher(Protocol):
     """A scorer of responses in its own tokens and its own conversation."""
 
     name: str
-    caps: Caps
+    caps: TeacherCaps
 
     def view(self, rollout: Rollout) -> TeacherView:
         """The same response bytes inside the teacher's own conversation."""

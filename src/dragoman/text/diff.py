@@ -30,6 +30,15 @@ def matching_runs(a: UInt16[np.ndarray, " A"], b: UInt16[np.ndarray, " B"]) -> I
     >>> matching_runs(*(np.frombuffer(s, np.uint8).astype(np.uint16) for s in (b"aXbc", b"abc"))).tolist()
     [[0, 0, 1], [2, 1, 2]]
     """
+    prefix = _common_prefix(a, b)
+    suffix = _common_prefix(a[prefix:][::-1], b[prefix:][::-1])
+    runs = _runs_between(a[: len(a) - suffix], b[: len(b) - suffix])
+    if suffix:
+        _append(runs, (len(a) - suffix, len(b) - suffix, suffix))
+    return np.array(runs, np.int64).reshape(-1, 3)
+
+
+def _runs_between(a: UInt16[np.ndarray, " A"], b: UInt16[np.ndarray, " B"]) -> list[Run]:
     runs: list[Run] = []
     i = j = 0
     while True:
@@ -43,7 +52,7 @@ def matching_runs(a: UInt16[np.ndarray, " A"], b: UInt16[np.ndarray, " B"]) -> I
         for run in window_runs:
             _append(runs, run)
         i, j = i_next, j_next
-    return np.array(runs, np.int64).reshape(-1, 3)
+    return runs
 
 
 def _append(runs: list[Run], run: Run) -> None:

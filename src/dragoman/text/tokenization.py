@@ -46,6 +46,8 @@ class Tokenization:
         self._event: UInt8[np.ndarray, " V"] = self._event_table(files.backend, spelled)
         self._bytes = [b"" if self._event[i] else spelled[i] for i in range(self.num_ids)]
         self._lengths = np.fromiter(map(len, self._bytes), np.int64, self.num_ids)
+        self._starts = np.cumsum(self._lengths) - self._lengths
+        self._blob = np.frombuffer(b"".join(self._bytes), np.uint8)
         self._encoder = Encoder(_text_backend(files.backend, self._event, self.structure), self.structure)
 
     @classmethod
@@ -121,7 +123,9 @@ class Tokenization:
     def _text(self, ids: Int64[np.ndarray, " S"], canonical: Bool[np.ndarray, " S"]) -> TokenText:
         bounds = np.zeros(len(ids) + 1, np.int64)
         np.cumsum(self._lengths[ids], out=bounds[1:])
-        data = b"".join(map(self._bytes.__getitem__, ids.tolist()))
+        # Byte n of the text is byte n - bounds[i] of its token i, wherever that lies in the blob.
+        places = np.arange(bounds[-1]) + np.repeat(self._starts[ids] - bounds[:-1], self._lengths[ids])
+        data = self._blob[places].tobytes()
         return TokenText(ids=ids, data=data, bounds=bounds, event=self._event[ids], canonical=canonical)
 
     def _canonical_flags(self, sampled: TokenText, start: int, stop: int) -> Bool[np.ndarray, " run"]:

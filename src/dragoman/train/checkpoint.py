@@ -100,7 +100,8 @@ class Checkpoints:
         if own.keys() != weights.keys():
             differing = sorted(own.keys() ^ weights.keys())
             raise CheckpointError(
-                f"the checkpoint {path} is of another model: {len(differing)} tensors differ, such as {differing[0]!r}"
+                f"the checkpoint {path} is of another model: {len(differing)} tensors differ, such as "
+                f"{differing[0]!r}"
             )
         with torch.no_grad():
             for name, parameter in own.items():

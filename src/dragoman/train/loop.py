@@ -112,8 +112,8 @@ def _check_signal(session: Session, measured: Metrics, step: int) -> None:
     reasons = ", ".join(f"{name} {share:.1%}" for name, share in dropped.items()) or "empty responses"
     if not values["supervised_rate"] > 0:
         raise TrainingError(
-            f"step {step}: not one student token has a signal ({reasons}), so there is nothing to learn from. "
-            "Look at the alignment of a response with `dragoman align --student ... --teacher ... TEXT`"
+            f"step {step}: not one student token has a signal ({reasons}), so there is nothing to learn "
+            "from. Look at the alignment of a response with `dragoman align --student ... --teacher ... TEXT`"
         )
     if (coverage := values.get("coverage", 1.0)) < session.config.train.min_coverage:
         raise TrainingError(

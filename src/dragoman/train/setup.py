@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,28 +62,21 @@ def build_session(
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     method = get_method(config.method.name)
-    prompts = _prompts(config, config.data.train, config.data.limit) if prompts is None else prompts
-    if heldout is None:
-        heldout = (
-            _prompts(config, config.data.heldout, config.data.heldout_limit) if config.data.heldout else []
-        )
+    if prompts is None:
+        prompts = _prompts(config, config.data.train, config.data.limit)
+    if heldout is None and config.data.heldout is not None:
+        heldout = _prompts(config, config.data.heldout, config.data.heldout_limit)
     student = Renderer.from_config(config.student)
-    teacher_renderer = Renderer.from_config(config.teacher)
+    teacher_side = Renderer.from_config(config.teacher)
     accelerator = Accelerator(
         mixed_precision=config.train.mixed_precision,
         log_with=list(config.run.trackers) or None,
         project_dir=str(run_path),
-        cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
     )
-    model = load_model(config.student).to(accelerator.device)
-    if config.student.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-    if config.student.lora is not None:
-        torch.manual_seed(config.run.seed)
-        model = add_lora(model, config.student.lora)
-    teacher_model = load_model(config.teacher).to(accelerator.device)
-    teacher = InProcessTeacher(teacher_model, teacher_renderer, config.teacher)
+    model = _trainable(config, accelerator)
+    teacher = InProcessTeacher(
+        load_model(config.teacher).to(accelerator.device), teacher_side, config.teacher
+    )
     method.check(teacher.caps, teacher.name)
     scorer = TokenScorer(model, student.tokenization.stop_ids, logit_slice=config.train.logit_slice)
     if not scorer.has_plain_head:
@@ -93,21 +86,12 @@ def build_session(
             type(causal_lm(model)).__name__,
         )
     wrapped, optimizer = accelerator.prepare(scorer, make_optimizer(scorer, config.train))
-    sampling = _sampling(config, config.rollout.max_new_tokens, config.rollout.batch_size)
-    engine = _engine(config, method, model, student, teacher, sampling)
-    held_sampler = Sampler(
-        model,
-        student,
-        _sampling(
-            config,
-            config.eval.max_new_tokens or config.rollout.max_new_tokens,
-            config.eval.batch_size or config.rollout.batch_size,
-        ),
+    pipeline, heldout_pipeline = _pipelines(
+        config, method, Sampler(model, student, _sampling(config)), teacher
     )
-    if isinstance(engine, Sampler):
-        engine.check_prompts(prompts)
-    held_sampler.check_prompts(heldout)
-    supervise = supervisor(method, config.method)
+    for engine, asked in ((pipeline.engine, prompts), (heldout_pipeline.engine, heldout or ())):
+        if isinstance(engine, Sampler):
+            engine.check_prompts(asked)
     return Session(
         config=config,
         method=method,
@@ -117,15 +101,48 @@ def build_session(
         teacher=teacher,
         optimizer=optimizer,
         updater=Updater(accelerator, wrapped, optimizer, load_objective(method.objective), config),
-        pipeline=Pipeline(student=student, engine=engine, teacher=teacher, supervise=supervise),
-        heldout_pipeline=Pipeline(
-            student=student,
-            engine=held_sampler,
+        pipeline=pipeline,
+        heldout_pipeline=heldout_pipeline,
+        prompts=prompts,
+        heldout=heldout or (),
+    )
+
+
+def _trainable(config: Config, accelerator: Accelerator) -> PreTrainedModel:
+    """The student, with what of it is to be trained."""
+    model = load_model(config.student).to(accelerator.device)
+    if config.student.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    if config.student.lora is not None:
+        torch.manual_seed(config.run.seed)
+        model = add_lora(model, config.student.lora)
+    return model
+
+
+def _pipelines(
+    config: Config, method: Method, sampler: Sampler, teacher: InProcessTeacher
+) -> tuple[Pipeline, Pipeline]:
+    """The stages of a training step, and those of an evaluation, where always the student writes."""
+    supervise = supervisor(method, config.method)
+    engine: RolloutEngine = sampler
+    if method.writer is Writer.TEACHER:
+        engine = Sampler(teacher.model, teacher.renderer, sampler.sampling)
+    elif config.rollout.replay is not None:
+        engine = ReplayEngine(Path(config.rollout.replay), sampler.renderer.tokenization)
+    heldout_sampling = replace(
+        sampler.sampling,
+        max_new_tokens=config.eval.max_new_tokens or config.rollout.max_new_tokens,
+        batch_size=config.eval.batch_size or config.rollout.batch_size,
+    )
+    return (
+        Pipeline(student=sampler.renderer, engine=engine, teacher=teacher, supervise=supervise),
+        Pipeline(
+            student=sampler.renderer,
+            engine=Sampler(sampler.model, sampler.renderer, heldout_sampling),
             teacher=teacher,
             supervise=supervise or supervisor(get_method("chunk"), config.method),
         ),
-        prompts=prompts,
-        heldout=heldout,
     )
 
 
@@ -139,27 +156,12 @@ def _prompts(config: Config, source: str, limit: int | None) -> list[Prompt]:
     )
 
 
-def _sampling(config: Config, max_new_tokens: int, batch_size: int) -> Sampling:
+def _sampling(config: Config) -> Sampling:
     rollout = config.rollout
     return Sampling(
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
+        max_new_tokens=rollout.max_new_tokens,
+        batch_size=rollout.batch_size,
         temperature=rollout.temperature,
         top_p=rollout.top_p,
         top_k=rollout.top_k,
     )
-
-
-def _engine(
-    config: Config,
-    method: Method,
-    model: PreTrainedModel,
-    student: Renderer,
-    teacher: InProcessTeacher,
-    sampling: Sampling,
-) -> RolloutEngine:
-    if method.writer is Writer.TEACHER:
-        return Sampler(teacher.model, teacher.renderer, sampling)
-    if config.rollout.replay is not None:
-        return ReplayEngine(Path(config.rollout.replay), student.tokenization)
-    return Sampler(model, student, sampling)

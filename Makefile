@@ -1,0 +1,49 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test check format bench-align clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# A run never shares a folder with an earlier one, so each further quickstart gets the next free number.
+quickstart: $(STAMP) ## Fetch the embedded pair and train on it; prints the folder of the run
+	$(BIN)/dragoman assets get
+	@run=runs/quickstart; number=1; \
+	while [ -e "$$run" ]; do number=$$((number + 1)); run=runs/quickstart-$$number; done; \
+	[ $$number = 1 ] || echo "runs/quickstart exists and is kept; this run goes to $$run" >&2; \
+	$(BIN)/dragoman train recipes/quickstart.yaml run.dir=$$run
+
+test: $(STAMP) ## Run the tests; those of assets that cannot be had are skipped
+	$(BIN)/dragoman assets get pair tokenizers || \
+		echo 'not all assets can be had: the tests that need them are skipped' >&2
+	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+check: $(STAMP) ## Format, lint, types, layers, spelling, sizes
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/python tools/check_sizes.py
+
+format: $(STAMP) ## Format, and repair what the linter can repair
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench-align: $(STAMP) ## Measure the aligner against TRL's, in an environment made for it
+	$(BIN)/dragoman assets get tokenizers
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/align_speed.py
+
+clean: ## Remove the environment and caches; keeps runs/ and the fetched assets
+	rm -rf $(VENV) build dist src/*.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +

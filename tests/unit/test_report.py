@@ -1,0 +1,547 @@
+"""Token rows that line up on bytes, and a page that is whole, escaped and the same every time."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from dragoman.alignment import align
+from dragoman.errors import DataError
+from dragoman.observe import Record, RunDirectory, write_records
+from dragoman.report import alignment_json, alignment_text, formats, layout, write_report
+from dragoman.report.curves import draw_curves
+from dragoman.report.passages import MAX_TOKENS, credit_scale, passage
+from dragoman.types import (
+    Alignment,
+    ChunkKind,
+    DropReason,
+    Event,
+    Message,
+    Prompt,
+    Rollout,
+    Supervision,
+    TeacherScores,
+    TeacherView,
+    TokenText,
+)
+
+Part = str | bytes | Event
+VOID = {"meta", "link", "br", "path", "use", "rect"}
+
+
+@pytest.fixture(autouse=True)
+def _matplotlib_outside_home(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path_factory.getbasetemp() / "matplotlib"))
+
+
+def tokens(*parts: Part, odd: tuple[int, ...] = ()) -> TokenText:
+    """Tokens that spell the parts; those numbered in `odd` are not canonical."""
+    spelled = [
+        b"" if isinstance(part, Event) else part if isinstance(part, bytes) else part.encode()
+        for part in parts
+    ]
+    return TokenText(
+        ids=np.arange(100, 100 + len(parts)),
+        data=b"".join(spelled),
+        bounds=np.cumsum([0, *map(len, spelled)], dtype=np.int64),
+        event=np.array([part if isinstance(part, Event) else 0 for part in parts], np.uint8),
+        canonical=np.array([i not in odd for i in range(len(parts))], bool),
+    )
+
+
+def drawn(student: TokenText, teacher: TokenText, width: int = 80) -> list[str]:
+    """The lines of the terminal view, without style."""
+    text = alignment_text(
+        student, teacher, align(student, teacher), width=width, student_name="small", teacher_name="large"
+    )
+    return text.plain.split("\n")
+
+
+def blocks(lines: list[str]) -> Iterator[tuple[str, str, str]]:
+    """(ruler, student row, teacher row) of every block, without the names before them."""
+    for i, line in enumerate(lines):
+        if line.startswith("bytes "):
+            yield line[6:], lines[i + 1][6:], lines[i + 2][6:]
+
+
+# ---- terminal ----------------------------------------------------------------------------------------
+
+
+def test_a_split_character_is_as_wide_as_its_two_bytes() -> None:
+    # "é" is c3 a9: four cells each and the border between them, so the teacher's é is padded to nine.
+    student = tokens("ca", b"f\xc3", b"\xa9", " b", Event.STOP)
+    teacher = tokens("caf", "é", " ", "b", Event.STOP)
+    assert drawn(student, teacher)[:3] == [
+        "bytes 0  2 3         5 6 7",
+        "small |ca|f \\xc3|\\xa9|· b|⟨stop⟩|",
+        "large |ca f|é        |·|b|⟨stop⟩|",
+    ]
+
+
+def test_wide_and_combining_characters_keep_the_rows_aligned() -> None:
+    # 你 and 好 take two cells each; a combining acute takes none beside its base and ◌ where it is alone.
+    student = tokens("你", "好", "e", "\u0301", "!")
+    teacher = tokens("你好", "e\u0301!")
+    assert drawn(student, teacher)[:3] == [
+        "bytes 0  3  6   9",
+        "small |你|好|e|◌\u0301|!|",
+        "large |你 好|e\u0301   !|",
+    ]
+
+
+def test_joined_emoji_are_spelled_out() -> None:
+    student = tokens("👩\u200d", "🚀")
+    assert drawn(student, student)[1] == "small |👩\\u200d|🚀|"
+    assert layout.visible("👍🏽❤\ufe0f🇩🇪".encode()) == "👍\\U0001f3fd❤\\ufe0f\\U0001f1e9\\U0001f1ea"
+
+
+def test_what_cannot_be_seen_is_spelled_out() -> None:
+    assert layout.visible(b"a b\n\t\r\x1b\x00") == "a·b⏎⇥\\r\\x1b\\x00"
+    assert layout.visible("\u202e\u00a0·".encode()) == "\\u202e\\u00a0\\u00b7"
+    assert layout.visible(b"\xf0\x9f\xff<b>") == "\\xf0\\x9f\\xff<b>"
+
+
+def test_a_row_without_tokens_stays_empty_between_its_borders() -> None:
+    student = tokens("a", Event.CONTROL, "b")
+    teacher = tokens("a", "b")
+    lines = drawn(student, teacher, width=200)
+    assert lines[1:3] == ["small |a|⟨control⟩|b|", "large |a|         |b|"]
+    assert "student-only × 1" in lines[4]
+
+
+def test_impure_rows_stand_side_by_side() -> None:
+    # NFD against NFC: other bytes, so the glyphs are paired in order, and the second row ends first.
+    student = tokens("x", "A", "\u030a", "y")
+    teacher = tokens("x", "Å", "y")
+    assert drawn(student, teacher)[1:3] == ["small |x|A|◌\u030a|y|", "large |x|Å| |y|"]
+
+
+def test_lines_break_between_chunks_and_inside_only_if_they_must() -> None:
+    student, teacher = tokens("abcd", "efgh", "ij"), tokens("abcd", "efgh", "ij")
+    # 22 cells leave 16 for the row and its last border: "|abcd|efgh" and "|ij" take 13.
+    assert [row for _, row, _ in blocks(drawn(student, teacher, width=17))] == ["|abcd|efgh|ij|"]
+    long = tokens("0123456789" * 4)
+    rows = [row for _, row, _ in blocks(drawn(long, long, width=26))]
+    assert rows == ["|012345678901234567", "8901234567890123456", "789|"]
+
+
+def test_a_long_name_is_cut_before_the_rows_and_whole_below() -> None:
+    name = "a-very-long-model-name"
+    one = tokens("a")
+    lines = alignment_text(one, one, align(one, one), width=80, student_name=name, teacher_name="t").plain
+    assert "a-very-long-m… |a|" in lines
+    assert f"{name}: 1 tokens" in lines
+
+
+def test_styles_tell_chunks_apart_and_underline_odd_tokens() -> None:
+    student = tokens("a", "b", "c", "d", Event.CONTROL, odd=(2,))
+    teacher = tokens("a", "b", "cd")
+    alignment = align(student, teacher)
+    text = alignment_text(student, teacher, alignment, width=80, student_name="s", teacher_name="t")
+    console = Console(width=80, color_system="truecolor", force_terminal=True)
+    styles = {
+        segment.text: segment.style
+        for segment in text.render(console)
+        if segment.style and segment.text.strip()
+    }
+    assert styles["c"].underline and not styles["d"].underline
+    assert styles["a"].bgcolor != styles["b"].bgcolor, "neighbours of one kind"
+    assert styles["c"].bgcolor == styles["d"].bgcolor, "tokens of one chunk"
+    assert styles["⟨control⟩"].bgcolor.name in ("red3", "dark_red")
+    assert "non-canonical 1 and 0" in text.plain
+
+
+def test_summary_counts_by_hand() -> None:
+    student = tokens("a", "b", "cd", Event.STOP, odd=(0,))
+    teacher = tokens("ab", "c", "d", Event.STOP)
+    assert drawn(student, teacher, width=200)[4:] == [
+        "small: 4 tokens · large: 4 tokens · 4 bytes · 3 chunks: 1:n × 1, n:1 × 1, event × 1 · "
+        "coverage 100.0% · non-canonical 1 and 0"
+    ]
+
+
+def test_an_empty_response_has_a_summary() -> None:
+    assert drawn(tokens(), tokens(), width=200)[-1].startswith(
+        "small: 0 tokens · large: 0 tokens · 0 bytes · 0 chunks"
+    )
+
+
+@st.composite
+def tokenised_twice(draw: st.DrawFn) -> tuple[TokenText, TokenText]:
+    alphabet = st.one_of(
+        st.characters(codec="utf-8"), st.sampled_from("é你👩🏽\u200d\u0301\u0e31ก각क्षि ·\n|")
+    )
+    data = draw(st.text(alphabet, max_size=12)).encode()
+    sides = []
+    for _ in range(2):
+        cuts = draw(st.sets(st.integers(1, max(len(data) - 1, 1)), max_size=8)) if len(data) > 1 else set()
+        bounds = [0, *sorted(cuts), len(data)] if data else [0]
+        sides.append(tokens(*(data[a:b] for a, b in pairwise(bounds)), Event.STOP))
+    return sides[0], sides[1]
+
+
+@settings(max_examples=300, deadline=None)
+@given(tokenised_twice(), st.integers(24, 90))
+def test_rows_line_up_for_any_text(texts: tuple[TokenText, TokenText], width: int) -> None:
+    shown = ["", ""]
+    for ruler, *rows in blocks(drawn(*texts, width=width)):
+        assert cell_len(rows[0]) == cell_len(rows[1]), rows
+        for label in re.finditer(r"\d+", ruler):
+            before = [prefix(row, label.start()) for row in rows]
+            assert None not in before, "a byte offset points into the middle of a character"
+        shown = [all_before + row for all_before, row in zip(shown, rows, strict=True)]
+    for text, line in zip(texts, shown, strict=True):
+        glyphs = "".join(layout.token_label(text, i) for i in range(len(text)))
+        assert strip_row(line) == strip_row(glyphs)
+
+
+def prefix(row: str, cells: int) -> str | None:
+    """The start of a row that takes this many cells, if no character straddles its end."""
+    return next((row[:i] for i in range(len(row) + 1) if cell_len(row[:i]) == cells), None)
+
+
+def strip_row(line: str) -> str:
+    """A row without padding, borders and the circles that carry lone marks."""
+    return re.sub(r"[ |◌]", "", line)
+
+
+def test_json_is_plain_and_complete() -> None:
+    student, teacher = tokens("a", "b", Event.STOP), tokens("ab", Event.STOP)
+    value = alignment_json(student, teacher, align(student, teacher))
+    assert json.loads(json.dumps(value)) == {
+        "student": {"ids": [100, 101, 102], "bounds": [0, 1, 2, 2]},
+        "teacher": {"ids": [100, 101], "bounds": [0, 2, 2]},
+        "chunks": [[0, 2, 0, 1, "n:1"], [2, 3, 1, 2, "event"]],
+        "coverage": 1.0,
+    }
+
+
+@pytest.mark.parametrize("module", [formats, layout])
+def test_examples_in_docstrings(module: Any) -> None:
+    result = doctest.testmod(module)
+    assert result.attempted > 0 and result.failed == 0
+
+
+# ---- page --------------------------------------------------------------------------------------------
+
+
+class Page(HTMLParser):
+    """Collects tags and text, and demands that every element is closed where it should be."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self._open.pop() == tag, f"unexpected </{tag}> at {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def attributes(self, name: str) -> list[str]:
+        return [value for _, attrs in self.tags if (value := attrs.get(name)) is not None]
+
+    def tokens(self, flag: str) -> list[dict[str, str | None]]:
+        """Attributes of the drawn tokens that carry a class."""
+        return [attrs for _, attrs in self.tags if {"tok", flag} <= set((attrs.get("class") or "").split())]
+
+
+def record(step: int = 1, key: str = "doc:1") -> Record:
+    """HTML, a split é, an emoji, other bytes in one chunk, odd tokens, a stop, a clamp and missing scores."""
+    parts: list[Part] = ["<b>", "hi</", "b> ", b"caf\xc3", b"\xa9", " 🙂", " Å", "\n", Event.STOP]
+    student = tokens(*parts, odd=(1, 2))
+    teacher = tokens("<", "b", ">hi", "</b> ", "café", " ", "🙂", " A\u030a", "\n", Event.STOP)
+    alignment = align(student, teacher)
+    missing = np.zeros(len(teacher), np.uint8)
+    missing[-1] = DropReason.TEACHER_CONTEXT
+    logp = np.full(len(teacher), -0.75, np.float32)
+    logp[-1] = np.nan
+    reason = np.array([0, 0, 0, 0, 0, 0, DropReason.BYTES_DIFFER, 0, DropReason.TEACHER_CONTEXT], np.uint8)
+    rollout = Rollout(
+        prompt=Prompt(
+            key=key, messages=(Message(role="user", content="<script>alert(1)</script>\ud800\x00"),)
+        ),
+        sample=0,
+        context_ids=np.arange(3),
+        completion=student,
+        behaviour_logp=np.linspace(-2.5, -0.5, len(student), dtype=np.float32),
+    )
+    return Record(
+        rollout=rollout,
+        view=TeacherView(
+            rollout_key=rollout.key, teacher="T&T", ids=teacher.ids, start=0, completion=teacher
+        ),
+        scores=TeacherScores(logp=logp, missing=missing),
+        alignment=alignment,
+        supervision=Supervision(
+            weight=(reason == 0).astype(np.float32),
+            reason=reason,
+            chunk_of=alignment.chunk_of,
+            credit=np.array([2, -1, 0.5, 0, 4, -4, 0, 1, 0], np.float32),
+            num_clamped=1,
+        ),
+        step=step,
+    )
+
+
+SUMMARY = {
+    "method": "segment",
+    "student": "small",
+    "teacher": "large",
+    "steps": 2,
+    "seconds": 100.0,
+    "before": {"kl_per_byte": 0.2353, "kl_per_byte_ci": [0.22, 0.25], "coverage": 0.999},
+    "after": {"kl_per_byte": 0.121, "kl_per_byte_ci": [0.11, 0.13], "coverage": 1.0},
+    "change": {"relative": -0.4853, "relative_ci": [-0.54, -0.43]},
+    "peak_memory_bytes": 3 * 2**30,
+    "tokens": {"student": 1234},
+    "flops": {"rollout": 1e12, "teacher": 1e12, "update": 2e12, "eval": 0},
+    "dropped": {"bytes_differ": 1, "teacher_context": 3},
+}
+
+
+def make_run(path: Path, *, steps: int = 2, summary: dict[str, Any] | None = SUMMARY) -> Path:
+    """A run folder as training leaves it."""
+    config = {"student": {"model": "small"}, "teacher": {"model": "large"}, "train": {"steps": 2}}
+    run = RunDirectory.create(path, "x: 1\n", json.dumps(config))
+    for step in range(1, steps + 1):
+        write_records(run.rollouts_path(step), [record(step, f"doc:{i}") for i in range(5)])
+        times = {"seconds_rollout": 30.0, "seconds_update": 10.0}
+        run.log(step, "train", {"kl_per_byte": 0.3 - step / 10, "clip_rate": float("nan"), **times})
+        interval = {"kl_per_byte_low": 0.1, "kl_per_byte_high": 0.3}
+        run.log(step, "eval", {"kl_per_byte": 0.25 - step / 20, **interval})
+    if summary is not None:
+        run.write_summary(summary)
+    return path
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Page:
+    path = write_report(make_run(tmp_path / "run"))
+    assert path == tmp_path / "run" / "report.html"
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_headline_and_facts(page: Page) -> None:
+    for expected in (
+        "0.235",
+        "[0.220, 0.250]",
+        "0.121",
+        "[0.110, 0.130]",
+        "−48.5 %",
+        "[−54.0 %, −43.0 %]",
+        "1 min 40 s",
+        "3 GiB",
+        "4 TFLOP",
+        "segment",
+    ):
+        assert expected in page.text
+
+
+def test_costs_and_drops_by_hand(page: Page) -> None:
+    text = re.sub(r"\s+", " ", page.text)
+    # Two steps of 30 s and 10 s out of 100 s leave 20 s; half of the operations are updates.
+    assert "Student samples1 min 0 s 60.0 %" in text
+    assert "Student updates20 s 20.0 %" in text
+    assert "Loading, evaluation and the rest20 s 20.0 %" in text
+    assert "Updates2 TFLOP 50.0 %" in text
+    assert text.index("teacher context") < text.index("bytes differBoth"), "most frequent reason first"
+    assert "3 75.0 %" in text and "1 25.0 %" in text
+
+
+def test_the_page_stands_alone(page: Page) -> None:
+    links = [*page.attributes("src"), *page.attributes("href"), *page.attributes("xlink:href")]
+    assert links and all(link.startswith("#") for link in links)
+    assert [tag for tag, _ in page.tags if tag in ("link", "img", "iframe", "object")] == []
+    assert "@import" not in page.text and "url(http" not in page.text
+    ids = page.attributes("id")
+    assert [name for name, count in Counter(ids).items() if count > 1] == []
+    assert {link[1:] for link in links} <= set(ids)
+
+
+def test_what_a_model_wrote_is_escaped(page: Page) -> None:
+    assert sum(tag == "script" for tag, _ in page.tags) == 1
+    assert "b" not in {tag for tag, _ in page.tags}
+    assert "<script>alert(1)</script>\\ud800\\u0000" in page.text
+    assert "T&T" in page.text
+
+
+def test_tokens_carry_their_numbers(page: Page) -> None:
+    titles = page.attributes("title")
+    assert "student token 0, id 100, bytes 0–3 <b>, chunk 0 (n:m), p −2.5 nats, credit 2 nats" in titles, (
+        titles[:3]
+    )
+    assert "teacher token 0, id 100, bytes 0–1 <, chunk 0 (n:m), t −0.75 nats" in titles
+    assert any(title.endswith("no signal: bytes_differ") for title in titles)
+    assert any(title.endswith("credit −1 nats, not canonical") for title in titles)
+    assert any("no t: teacher_context" in title and "at byte 25 ⟨stop⟩" in title for title in titles)
+    # 3 rollouts a step, 2 steps; 2 odd tokens and 1 stop a side in each.
+    assert len(page.tokens("odd")) == 2 * 6 + 1, "one more in the legend"
+    assert len(page.tokens("event")) == 2 * 6 + 1
+    assert len(page.tokens("minus")) == 2 * 6
+
+
+def test_columns_meet_where_bytes_do() -> None:
+    drawn_passage = passage(record(), scale=2.0)
+    first = drawn_passage.chunks[0]
+    # student <b>|hi</|b>·    teacher <|b|>hi|</b>·    cuts at bytes 0 1 2 3 5 7 10, columns 1 to 7
+    assert [(one.start, one.end) for one in first.student] == [(1, 4), (4, 6), (6, 7)]
+    assert [(one.start, one.end) for one in first.teacher] == [(1, 2), (2, 3), (3, 5), (5, 7)]
+    # Credits 2, -1 and 0.5 on a scale of 2.
+    assert [one.strength for one in first.student] == [1.0, -0.5, 0.25]
+    assert [chunk.kind for chunk in drawn_passage.chunks if not chunk.comparable] == ["impure"]
+    assert [chunk.number for chunk in drawn_passage.chunks if chunk.breaks] == [4]
+
+
+def test_first_and_last_step_are_shown(tmp_path: Path) -> None:
+    page = Page(write_report(make_run(tmp_path / "run", steps=4)).read_text(encoding="utf-8"))
+    options = re.findall(r"step (\d): doc:(\d)/0", page.text)
+    assert options == [("1", "0"), ("1", "1"), ("1", "2"), ("4", "0"), ("4", "1"), ("4", "2")]
+
+
+def test_same_files_same_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    first = write_report(run).read_bytes()
+    assert write_report(run).read_bytes() == first
+
+
+def test_a_stopped_run_says_so(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=1, summary=None)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "pha')
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    assert "This run has not finished." in text
+    assert "last step with a measurement is 1" in text
+    assert "1 of 2" in text
+
+
+def test_a_stopped_run_compares_first_and_latest_evaluation(tmp_path: Path) -> None:
+    text = Page(write_report(make_run(tmp_path / "run", summary=None)).read_text(encoding="utf-8")).text
+    # 0.25 - 1/20 and 0.25 - 2/20: a quarter less.
+    assert "0.200" in text and "0.150" in text and "−25.0 %" in text and "latest" in text
+
+
+def test_a_run_that_only_began(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=0, summary=None)
+    text = Page(write_report(run).read_text(encoding="utf-8")).text
+    for expected in ("No training step was recorded.", "No metrics", "No rollouts", "No held-out evaluation"):
+        assert expected in text
+
+
+def test_no_evaluation_in_the_summary(tmp_path: Path) -> None:
+    summary = {**SUMMARY, "before": None, "after": None, "change": None}
+    text = Page(write_report(make_run(tmp_path / "run", summary=summary)).read_text(encoding="utf-8")).text
+    assert "No held-out evaluation was recorded" in text and "not finished" not in text
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a run folder"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]"])
+def test_a_broken_file_is_named(tmp_path: Path, content: str) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "summary.json").write_text(content)
+    with pytest.raises(DataError, match=r"summary\.json"):
+        write_report(run)
+
+
+def test_a_rollout_without_a_teacher_is_one_row() -> None:
+    bare = Record(rollout=replace(record().rollout, behaviour_logp=None), step=1)
+    drawn_passage = passage(bare, credit_scale([bare]))
+    assert [one.label for chunk in drawn_passage.chunks for one in chunk.student][:2] == ["<b>", "hi</"]
+    assert all(chunk.teacher == () and chunk.comparable for chunk in drawn_passage.chunks)
+    assert drawn_passage.teacher is None
+
+
+def test_long_rollouts_are_cut_and_counted() -> None:
+    size = MAX_TOKENS + 50
+    text = tokens(*["a"] * size)
+    whole = record()
+    assert whole.view is not None
+    long = Record(
+        rollout=replace(whole.rollout, completion=text, behaviour_logp=None),
+        view=replace(whole.view, completion=text),
+        alignment=align(text, text),
+        step=1,
+    )
+    drawn_passage = passage(long, None)
+    assert len(drawn_passage.chunks) == MAX_TOKENS
+    assert drawn_passage.num_hidden == 50
+
+
+def test_an_offset_wider_than_its_chunk_is_left_out() -> None:
+    text = tokens("a" * 100, "b", "cd")
+    alignment = Alignment(
+        student_bounds=np.arange(4),
+        teacher_bounds=np.arange(4),
+        kind=np.full(3, ChunkKind.ONE_TO_ONE, np.uint8),
+    )
+    whole = record()
+    assert whole.view is not None
+    one = Record(
+        rollout=replace(whole.rollout, completion=text, behaviour_logp=None),
+        view=replace(whole.view, completion=text),
+        alignment=alignment,
+        step=1,
+    )
+    assert [chunk.ruler for chunk in passage(one, None).chunks] == ["0", "", "101"]
+
+
+# ---- curves ------------------------------------------------------------------------------------------
+
+
+def test_only_recorded_metrics_are_drawn() -> None:
+    train = [{"step": step, "coverage": 0.9, "loss": None, "entropy": 1.0 / step} for step in (1, 2, 3)]
+    charts = draw_curves(train, [])
+    assert [chart.title for chart in charts] == ["Coverage", "Student entropy"]
+    assert draw_curves([], []) == []
+
+
+def test_curves_have_units_and_no_date() -> None:
+    held_out = [
+        {"step": s, "kl_per_byte": 0.2, "kl_per_byte_low": 0.1, "kl_per_byte_high": 0.3} for s in (0, 5)
+    ]
+    (chart,) = draw_curves([], held_out)
+    assert ">nats/byte<" in chart.svg and ">step<" in chart.svg
+    assert "metadata" not in chart.svg and "<style" not in chart.svg
+    assert "var(--held-out)" in chart.svg and "#0102" not in chart.svg
+    assert (chart,) == tuple(draw_curves([], held_out))
+
+
+def test_long_runs_are_thinned() -> None:
+    train = [{"step": step, "loss": float(step % 7)} for step in range(20_000)]
+    (chart,) = draw_curves(train, [])
+    assert len(chart.svg) < 60_000
+    assert chart.smoothed_over == 20_000 // 12
