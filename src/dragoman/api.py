@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from dragoman.report import write_report
 from dragoman.train.loop import Progress, silent, train
 from dragoman.train.setup import build_session
 from dragoman.types import Message, Prompt
+
+logger = logging.getLogger(__name__)
 
 IN_PYTHON = "prompts given in Python"
 PromptLike = str | Sequence[Mapping[str, str]] | Prompt
@@ -99,6 +102,8 @@ def run_training(
     session = build_session(config, path, prompts, heldout)
     if PartialState().is_main_process:
         run = RunDirectory.create(path, text, config.to_json(), overrides=overrides, resume=resume)
+        if run.changed_keys:
+            logger.warning("resumed with other settings than before: %s", ", ".join(run.changed_keys))
     else:
         run = RunDirectory(path)
     session.accelerator.wait_for_everyone()

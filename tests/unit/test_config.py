@@ -15,7 +15,6 @@ from dragoman.config import Config, load_config, resolve_data_path
 from dragoman.config.describe import section_of
 from dragoman.config.docs import configuration_markdown
 from dragoman.config.problems import all_keys
-from dragoman.config.yaml12 import parse_yaml
 from dragoman.errors import ConfigError
 
 DOCS = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -309,42 +308,6 @@ def test_unreadable_file(tmp_path: Path) -> None:
 def test_key_given_twice(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"line 5, column 1: key 'train' is given twice"):
         load_config(write(tmp_path, "train: {lr: 1}\n"))
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("off", "off"),
-        ("no", "no"),
-        ("Yes", "Yes"),
-        ("true", True),
-        ("False", False),
-        ("1e-5", 1e-5),
-        ("-1.5E+3", -1500.0),
-        (".5", 0.5),
-        ("010", 10),
-        ("0o10", 8),
-        ("0x10", 16),
-        ("-3", -3),
-        ("1_000", "1_000"),
-        ("12:30", "12:30"),
-        ("2024-01-01", "2024-01-01"),
-        ("~", None),
-        ("", None),
-        ("-.inf", float("-inf")),
-        ("{a: [1, {b: off}]}", {"a": [1, {"b": "off"}]}),
-    ],
-)
-def test_scalars_by_yaml_1_2(text: str, value: object) -> None:
-    parsed = parse_yaml(text, "test")
-    assert parsed == value
-    assert type(parsed) is type(value)
-
-
-@pytest.mark.parametrize("text", ["!!python/object/apply:os.getcwd []", "a: 1\n---\nb: 2\n", "\x00"])
-def test_no_objects_documents_or_control_characters(text: str) -> None:
-    with pytest.raises(ConfigError, match="expected valid YAML"):
-        parse_yaml(text, "test")
 
 
 # --- paths

@@ -34,6 +34,9 @@ class ProgressDisplay:
         self._task = self._bar.add_task("loading", total=None, figures="")
 
     def __enter__(self) -> ProgressDisplay:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
         self._bar.start()
         return self
 

@@ -205,7 +205,7 @@ class TrainConfig(Section):
         default="no", description="Precision of the arithmetic in training; `no` is that of the weights."
     )
     save_every: int = Field(
-        default=0, ge=0, description="Steps between checkpoints; 0 saves at the end only."
+        default=0, ge=0, description="Steps between checkpoints; 0 writes only the final model."
     )
     keep_checkpoints: int = Field(
         default=2, ge=1, description="Latest checkpoints kept; older ones are deleted."

@@ -47,10 +47,12 @@ def train(
     main = session.accelerator.is_main_process
     checkpoints = Checkpoints(run.path / "checkpoints", keep=config.train.keep_checkpoints)
     first, account = 0, Account.start(session)
-    if resume and (latest := checkpoints.latest()) is not None:
-        first, totals = checkpoints.load(latest, session.model, session.optimizer, session.accelerator)
-        account = Account.resume(session, totals)
-        run.truncate_after(first)
+    if resume:
+        if (latest := checkpoints.latest()) is not None:
+            first, totals = checkpoints.load(latest, session.model, session.optimizer, session.accelerator)
+            account = Account.resume(session, totals)
+        if main:
+            run.truncate_after(first if latest is not None else -1)
     session.accelerator.init_trackers(config.run.project, config=_flat(config.model_dump(mode="json")))
     if first == 0 and session.heldout:
         account.before = HeldOut.of(_evaluate(session, run, account, 0, progress))
