@@ -90,11 +90,11 @@ class TestStopSet:
         assert renderer.stop_id == ENDOFTEXT
 
     def test_generation_config_is_heard(self, tmp_path: Path) -> None:
-        folder = tiny.byte_level(tmp_path, chat_template=None)
-        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [IM_END]}))
+        folder = tiny.byte_level(tmp_path, chat_template=None, eos="<|im_end|>")
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [ENDOFTEXT]}))
         renderer = student(folder)
         assert renderer.tokenization.stop_ids == {ENDOFTEXT, IM_END}
-        assert renderer.stop_id == ENDOFTEXT
+        assert renderer.stop_id == IM_END
 
     def test_a_turn_that_ends_with_the_head_of_the_next(self, tmp_path: Path) -> None:
         # Each turn is its head and its text: after "PROBE" comes nothing, or the next head.

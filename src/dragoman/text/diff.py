@@ -14,6 +14,8 @@ _WINDOW = 256
 _MAX_WINDOW = 4096
 _TRUSTED_SHARE = 0.75
 """The last quarter of a window is not trusted: what follows it might have changed the script."""
+_MAX_DISTANCE = 512
+"""Edits beyond which two windows have nothing to do with each other: any two of the first size fit."""
 _SOLID_RUN = 4
 """A script is taken up at a run of at least this many symbols; shorter ones may be chance."""
 
@@ -100,11 +102,12 @@ def _resynchronise(
 
 
 def _shortest_script(a: list[int], b: list[int], *, to_the_end: bool) -> list[Run]:
-    """Runs of a shortest edit script; it ends at both ends, or (`to_the_end=False`) at either."""
+    """Runs of a shortest edit script; it ends at both ends, or (`to_the_end=False`) at either. None where
+    it would take more than `_MAX_DISTANCE` edits."""
     num_a, num_b = len(a), len(b)
     furthest = {1: 0}
     history: list[dict[int, int]] = []
-    for distance in range(num_a + num_b + 1):
+    for distance in range(min(num_a + num_b, _MAX_DISTANCE) + 1):
         history.append(dict(furthest))
         for k in range(-distance, distance + 1, 2):
             down = k == -distance or (k != distance and furthest[k - 1] < furthest[k + 1])
@@ -116,7 +119,7 @@ def _shortest_script(a: list[int], b: list[int], *, to_the_end: bool) -> list[Ru
             done = (x >= num_a and y >= num_b) if to_the_end else (x >= num_a or y >= num_b)
             if done:
                 return _backtrack(history, x, y)
-    raise AssertionError("an edit script of length len(a) + len(b) always exists")
+    return []
 
 
 def _backtrack(history: list[dict[int, int]], x: int, y: int) -> list[Run]:
