@@ -16,7 +16,7 @@ RULES = sorted(CREDITS)
 SHARING = ["semantic_prior", "uniform"]
 
 # Log-probs as a model gives them: float32, from near certainty to next to impossible.
-logps = st.floats(-50.0, -1e-6, width=32)
+logps = st.floats(-50.0, -(2.0**-40), width=32)
 responses = st.lists(
     st.tuples(st.lists(logps, min_size=1, max_size=6), st.lists(logps, min_size=1, max_size=6)),
     min_size=1,

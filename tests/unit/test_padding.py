@@ -51,7 +51,7 @@ def test_right_padded() -> None:
     ids, mask = right_padded([np.array([7, 8]), np.array([9]), np.array([], np.int64)])
     assert ids.tolist() == [[7, 8], [9, 0], [0, 0]]
     assert mask.tolist() == [[1, 1], [1, 0], [0, 0]]
-    assert (ids.dtype, mask.dtype) == (np.int64, np.int64)
+    assert ids.dtype == mask.dtype == np.int64
 
 
 @pytest.mark.parametrize("size", [1, 4])

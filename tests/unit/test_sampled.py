@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,7 +23,6 @@ from dragoman.types import (
     StopReason,
     Supervision,
     TeacherScores,
-    TokenText,
 )
 from naive import token_text
 
@@ -81,7 +81,8 @@ def supervise(
 
 def credit_of(supervision: Supervision) -> list[float]:
     assert supervision.credit is not None
-    return supervision.credit.tolist()
+    credit: list[float] = supervision.credit.tolist()
+    return credit
 
 
 def assert_consistent(supervision: Supervision) -> None:
@@ -105,7 +106,7 @@ def test_every_token_has_its_credit() -> None:
     assert supervision.chunk_of.tolist() == [0, 0, 1, 1, 2]
     assert (supervision.dropped, supervision.num_clamped) == ({}, 0)
     assert supervision.credit is not None
-    assert (supervision.credit.dtype, supervision.weight.dtype) == (np.float32, np.float32)
+    assert supervision.credit.dtype == supervision.weight.dtype == np.float32
 
 
 def test_the_stop_is_a_chunk_of_its_own() -> None:
@@ -133,65 +134,67 @@ def test_a_response_without_tokens(rule: str, guard: Guard) -> None:
 # --- reasons
 
 
+BAD_CHUNKS: list[tuple[DropReason, Callable[[], Supervision]]] = [
+    # The teacher spells "b" another way: the chunk around it is impure.
+    (
+        DropReason.BYTES_DIFFER,
+        lambda: supervise([b"a", b"b", b"c"], [-1] * 3, [b"a", b"x", b"c"], [-3] * 3),
+    ),
+    # A control token that the teacher does not have.
+    (
+        DropReason.STUDENT_ONLY,
+        lambda: supervise([b"a", CONTROL, b"c"], [-1] * 3, [b"a", b"c"], [-3] * 2),
+    ),
+    (
+        DropReason.TEACHER_CONTEXT,
+        lambda: supervise(
+            [b"c", b"b"], [-1] * 2, [b"c", b"b"], [-3, NAN], missing=DropReason.TEACHER_CONTEXT
+        ),
+    ),
+    (DropReason.NON_FINITE, lambda: supervise([b"b", b"c"], [-1] * 2, [b"b", b"c"], [NAN, -3])),
+    (DropReason.NON_FINITE, lambda: supervise([b"b", b"c"], [NAN, -1], [b"b", b"c"], [-3, -3])),
+    (DropReason.NON_FINITE, lambda: supervise([b"b", b"c"], [-np.inf, -1], [b"b", b"c"], [-3, -3])),
+    # One student token meets three of the teacher's where two are allowed.
+    (
+        DropReason.CHUNK_TOO_LONG,
+        lambda: supervise(
+            [b"xyz", b"c"],
+            [-1] * 2,
+            [b"x", b"y", b"z", b"c"],
+            [-3] * 4,
+            settings=replace(CHUNK, max_chunk_tokens=2),
+        ),
+    ),
+    (
+        DropReason.NON_CANONICAL,
+        lambda: supervise(
+            [b"b", b"c"],
+            [-1] * 2,
+            [b"b", b"c"],
+            [-3] * 2,
+            canonical=[False, True],
+            settings=replace(CHUNK, guard=Guard.MASK),
+        ),
+    ),
+]
+"""Responses in which one token has no signal, and all others D = -3 + 1."""
+
+
 @pytest.mark.parametrize(
     ("expected", "supervision"),
-    [
-        # The teacher spells "b" another way: the chunk around it is impure.
-        (
-            DropReason.BYTES_DIFFER,
-            lambda: supervise([b"a", b"b", b"c"], [-1] * 3, [b"a", b"x", b"c"], [-3] * 3),
-        ),
-        # A control token that the teacher does not have.
-        (
-            DropReason.STUDENT_ONLY,
-            lambda: supervise([b"a", CONTROL, b"c"], [-1] * 3, [b"a", b"c"], [-3] * 2),
-        ),
-        (
-            DropReason.TEACHER_CONTEXT,
-            lambda: supervise(
-                [b"c", b"b"], [-1] * 2, [b"c", b"b"], [-3, NAN], missing=DropReason.TEACHER_CONTEXT
-            ),
-        ),
-        (DropReason.NON_FINITE, lambda: supervise([b"b", b"c"], [-1] * 2, [b"b", b"c"], [NAN, -3])),
-        (DropReason.NON_FINITE, lambda: supervise([b"b", b"c"], [NAN, -1], [b"b", b"c"], [-3, -3])),
-        (DropReason.NON_FINITE, lambda: supervise([b"b", b"c"], [-np.inf, -1], [b"b", b"c"], [-3, -3])),
-        # One student token meets three of the teacher's where two are allowed.
-        (
-            DropReason.CHUNK_TOO_LONG,
-            lambda: supervise(
-                [b"xyz", b"c"],
-                [-1] * 2,
-                [b"x", b"y", b"z", b"c"],
-                [-3] * 4,
-                settings=replace(CHUNK, max_chunk_tokens=2),
-            ),
-        ),
-        (
-            DropReason.NON_CANONICAL,
-            lambda: supervise(
-                [b"b", b"c"],
-                [-1] * 2,
-                [b"b", b"c"],
-                [-3] * 2,
-                canonical=[False, True],
-                settings=replace(CHUNK, guard=Guard.MASK),
-            ),
-        ),
-    ],
+    BAD_CHUNKS,
     ids=lambda value: value.label if isinstance(value, DropReason) else "",
 )
-def test_one_bad_chunk_of_each_kind(expected: DropReason, supervision: object) -> None:
-    assert callable(supervision)
+def test_one_bad_chunk_of_each_kind(expected: DropReason, supervision: Callable[[], Supervision]) -> None:
     found = supervision()
     assert_consistent(found)
     assert found.dropped == {expected.label: 1}
-    # All other tokens keep D = -3 + 1
+    assert found.credit is not None
     assert set(found.credit[found.weight > 0].tolist()) == {-2.0}
 
 
 def test_every_reason_has_a_case() -> None:
-    mark = next(m for m in test_one_bad_chunk_of_each_kind.pytestmark if m.name == "parametrize")
-    assert {case[0] for case in mark.args[1]} == set(DropReason) - {DropReason.NONE}
+    assert {reason for reason, _ in BAD_CHUNKS} == set(DropReason) - {DropReason.NONE}
 
 
 def test_a_missing_value_costs_its_whole_chunk_and_no_other() -> None:
@@ -276,8 +279,11 @@ def test_clamp_is_counted() -> None:
 
 
 def test_clamp_does_not_count_dropped_tokens() -> None:
-    settings = replace(CHUNK, clamp=0.125, guard=Guard.MASK)
-    assert supervise(canonical=ODD, settings=settings).num_clamped == 3
+    # The odd chunk would be cut from -3 to -2, but its value is missing; the stop's 2.5 is cut
+    settings = replace(CHUNK, clamp=2.0, guard=Guard.PENALTY, guard_penalty=3.0)
+    supervision = supervise(canonical=ODD, teacher_logp=(NAN, -1.0, -1.5), settings=settings)
+    assert credit_of(supervision) == [0.0, 0.0, -0.25, -0.25, 2.0]
+    assert supervision.num_clamped == 1
 
 
 # --- what cannot be supervised
@@ -316,7 +322,7 @@ def supervisions(draw: st.DrawFn) -> tuple[Supervision, SampledSettings]:
     def side() -> list[bytes | Event]:
         inner = sorted(draw(st.sets(st.integers(1, len(data) - 1)))) if len(data) > 1 else []
         bounds = [0, *inner, len(data)]
-        words = [data[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
+        words = [data[a:b] for a, b in pairwise(bounds) if b > a]
         return [*words, *([CONTROL] if draw(st.booleans()) else []), STOP]
 
     student, teacher = side(), side()

@@ -5,6 +5,7 @@ Results go to stdout, progress to stderr. Exit codes: 0 done, 1 failed, 2 the ca
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -37,6 +38,9 @@ for command in (train, evaluate, align, methods, doctor, assets):
 
 def main() -> None:
     """Entry point: errors of dragoman and of its user are one paragraph, never a traceback."""
+    # Threads that wait by spinning slow each other down tenfold as soon as anything else runs (docs/log.md).
+    # Read when torch is imported, so it is set before; the user's own setting stands.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         cli()
     except DragomanError as error:

@@ -168,8 +168,8 @@ class MethodConfig(Section):
     )
     normalise: Literal["token", "sequence", "byte"] = Field(
         default="token",
-        description="What counts equally in the loss of a step: each supervised token, each response or each "
-        "byte.",
+        description="What the loss summed over a step is divided by: its supervised tokens, its responses "
+        "(each token then weighs by 1 / tokens of its response) or its supervised bytes.",
     )
 
 
@@ -205,7 +205,9 @@ class TrainConfig(Section):
         default="no", description="Precision of the arithmetic in training; `no` is that of the weights."
     )
     save_every: int = Field(
-        default=0, ge=0, description="Steps between checkpoints; 0 writes only the final model."
+        default=0,
+        ge=0,
+        description="Steps between checkpoints, the last step always among them; 0 writes only the final model.",
     )
     keep_checkpoints: int = Field(
         default=2, ge=1, description="Latest checkpoints kept; older ones are deleted."

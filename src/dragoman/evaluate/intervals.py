@@ -40,7 +40,8 @@ def ratio_change_interval(before: Sequence[Ratio], after: Sequence[Ratio], *, se
         raise ValueError(f"paired intervals need the same prompts: {len(before)} before, {len(after)} after")
     if len(before) < 2:
         return Interval(float("nan"), float("nan"))
-    return _percentiles(_resampled(after, seed) / _resampled(before, seed) - 1.0)
+    old, new = _resampled(before, seed), _resampled(after, seed)
+    return _percentiles(np.divide(new, old, where=old != 0, out=np.full(len(old), np.nan)) - 1.0)
 
 
 def _resampled(ratios: Sequence[Ratio], seed: int) -> np.ndarray:

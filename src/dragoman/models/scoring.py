@@ -97,10 +97,13 @@ class TokenScorer(nn.Module):
 
 
 def _has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether logits are just `head(backbone(ids))`; found by trying, as some models scale or cap them."""
+    """Whether logits are just `head(backbone(ids))`; found by trying, as some models scale or cap them
+    (a cap far above the logits of the trial would not show, so a declared one is believed).
+    """
     base = causal_lm(model)
     backbone, head = getattr(base, base.base_model_prefix, None), base.get_output_embeddings()
-    if backbone is None or backbone is base or head is None:
+    capped = getattr(base.config.get_text_config(), "final_logit_softcapping", None) is not None
+    if backbone is None or backbone is base or head is None or capped:
         return False
     device = next(base.parameters()).device
     ids = torch.arange(4, device=device)[None]

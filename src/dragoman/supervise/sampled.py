@@ -62,12 +62,12 @@ def supervise_sampled(
         teacher_sum=np.where(kept, chunk_sums(scores.logp, alignment.teacher_bounds), 0.0),
     )
     credit = settings.credit(chunks)
-    if settings.guard is Guard.PENALTY:
-        credit = np.where(odd[of], -settings.guard_penalty, credit)
     num_clamped = 0
     if settings.clamp is not None:
         num_clamped = int((np.abs(credit[kept[of]]) > settings.clamp).sum())
         credit = np.clip(credit, -settings.clamp, settings.clamp)
+    if settings.guard is Guard.PENALTY:
+        credit = np.where(odd[of], -settings.guard_penalty, credit)
     return Supervision(
         weight=kept[of].astype(np.float32),
         reason=reason[of],

@@ -31,8 +31,8 @@ def save_final(
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(
-            f"could not write the final model to {target}: {error}. The checkpoints are whole; free space "
-            "and finish with --resume"
+            f"could not write the final model to {target}: {error}. Free space and run again; with "
+            "train.save_every set, --resume goes on from the last checkpoint"
         ) from error
     return target
 

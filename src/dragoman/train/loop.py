@@ -64,7 +64,8 @@ def train(
         progress("train", step, config.train.steps, values)
         if config.eval.every and step % config.eval.every == 0 and step < config.train.steps:
             _evaluate(session, run, account, step, progress)
-        if config.train.save_every and step % config.train.save_every == 0:
+        every = config.train.save_every
+        if every and (step % every == 0 or step == config.train.steps):
             _save(session, checkpoints, account, step)
     if session.heldout:
         account.after = HeldOut.of(_evaluate(session, run, account, config.train.steps, progress))
