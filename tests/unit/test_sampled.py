@@ -354,7 +354,8 @@ def test_each_token_has_signal_or_one_reason(case: tuple[Supervision, SampledSet
     assert_consistent(supervision)
     assert supervision.credit is not None
     if settings.clamp is not None:
-        assert (np.abs(supervision.credit) <= settings.clamp).all()
+        penalty = settings.guard_penalty if settings.guard is Guard.PENALTY else 0.0
+        assert (np.abs(supervision.credit) <= max(settings.clamp, penalty)).all()
     if settings.guard is not Guard.MASK:
         assert "non_canonical" not in supervision.dropped
     # A chunk is kept or dropped as a whole.

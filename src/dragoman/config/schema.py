@@ -142,7 +142,10 @@ class MethodConfig(Section):
         default=3.0, gt=0, description="Size of the negative credit under `guard: penalty`, in nats."
     )
     clamp: float | None = Field(
-        default=None, gt=0, description="Largest absolute credit of a token, in nats; null does not clamp."
+        default=None,
+        gt=0,
+        description="Largest absolute credit of a token, in nats, the guard's penalty aside; null has no "
+        "limit.",
     )
     max_chunk_tokens: int | None = Field(
         default=None,
@@ -207,7 +210,8 @@ class TrainConfig(Section):
     save_every: int = Field(
         default=0,
         ge=0,
-        description="Steps between checkpoints, the last step always among them; 0 writes only the final model.",
+        description="Steps between checkpoints, the last step always among them; 0 writes only the "
+        "final model.",
     )
     keep_checkpoints: int = Field(
         default=2, ge=1, description="Latest checkpoints kept; older ones are deleted."

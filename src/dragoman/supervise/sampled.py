@@ -64,7 +64,8 @@ def supervise_sampled(
     credit = settings.credit(chunks)
     num_clamped = 0
     if settings.clamp is not None:
-        num_clamped = int((np.abs(credit[kept[of]]) > settings.clamp).sum())
+        penalised = odd if settings.guard is Guard.PENALTY else np.zeros_like(odd)
+        num_clamped = int((np.abs(credit[(kept & ~penalised)[of]]) > settings.clamp).sum())
         credit = np.clip(credit, -settings.clamp, settings.clamp)
     if settings.guard is Guard.PENALTY:
         credit = np.where(odd[of], -settings.guard_penalty, credit)
