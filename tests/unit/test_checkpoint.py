@@ -31,7 +31,8 @@ class Net(nn.Module):
         self.frozen = nn.Linear(width, width).requires_grad_(False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.frozen(self.tied(torch.tanh(self.first(x))))
+        output: torch.Tensor = self.frozen(self.tied(torch.tanh(self.first(x))))
+        return output
 
 
 class State:
@@ -211,9 +212,7 @@ def test_a_state_without_totals_is_refused(folder: Path, save: Save, accelerator
     (folder / "step-000001" / "state.json").write_text(json.dumps({"step": 1}))
     state = State()
     with pytest.raises(CheckpointError, match="cannot be read: 'totals'"):
-        Checkpoints(folder, keep=2).load(
-            folder / "step-000001", state.model, state.optimizer, accelerator
-        )
+        Checkpoints(folder, keep=2).load(folder / "step-000001", state.model, state.optimizer, accelerator)
 
 
 def test_the_checkpoint_of_another_model_is_refused(

@@ -81,7 +81,7 @@ def views_of(teacher: InProcessTeacher) -> list[TeacherView]:
 def table(model: PreTrainedModel, view: TeacherView) -> torch.Tensor:
     """The log-probs [T, V] from which the tokens of a view were drawn, of the view alone."""
     with torch.no_grad():
-        logits = model(torch.from_numpy(view.ids)[None]).logits[0].double()
+        logits: torch.Tensor = model(torch.from_numpy(view.ids)[None]).logits[0].double()
     return logits.log_softmax(-1)[view.start - 1 : len(view.ids) - 1]
 
 

@@ -19,7 +19,7 @@ from dragoman.errors import DragomanError, UsageError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="dragoman")
+@click.version_option(package_name="dragoman", prog_name="dragoman")
 def cli() -> None:
     """Distil a language model into another that does not share its tokenizer.
 

@@ -114,14 +114,18 @@ class RunDirectory:
         """Write `summary.json`, the result of the run."""
         self.write_json("summary.json", values)
 
-    def truncate_after(self, step: int) -> None:
+    def truncate_after(self, step: int, *, keep_eval: bool = True) -> None:
         """Forget what was logged after `step`, so that going on from there repeats nothing.
 
         Drops later lines of `metrics.jsonl`, a last line cut short by an interruption, and later files
-        of `rollouts/`.
+        of `rollouts/`; without `keep_eval` also the evaluation at `step` itself, as it will be repeated.
         """
         if self.metrics_path.exists():
-            kept = [line for line in read_metrics(self.metrics_path) if line["step"] <= step]
+            kept = [
+                line
+                for line in read_metrics(self.metrics_path)
+                if line["step"] < step or (line["step"] == step and (keep_eval or line["phase"] != "eval"))
+            ]
             with atomic_writer(self.metrics_path) as file:
                 file.writelines(json.dumps(line) + "\n" for line in kept)
         for path in (self.path / "rollouts").glob("step-*.jsonl"):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 
 from dragoman.evaluate import Evaluation, ratio_change_interval
 from dragoman.methods import Writer
@@ -73,23 +74,30 @@ class Account:
         return account
 
     def add_step(self, session: Session, records: Sequence[Record], watch: Stopwatch) -> None:
-        """Add a training step: sampling, scoring and `epochs` updates of these records."""
+        """Add a training step: sampling, scoring and `epochs` updates of the records of all ranks."""
         writer = self.teacher if session.method.writer is Writer.TEACHER else self.student
         sampled = 0 if session.config.rollout.engine == "replay" else _pass(writer, _student_lengths(records))
-        passes = session.config.train.epochs
-        self.flops += Flops(
+        flops = Flops(
             rollout=sampled,
             teacher=_pass(self.teacher, _teacher_lengths(records)),
-            update=passes * _pass(self.student, _student_lengths(records), backward=True),
+            update=session.config.train.epochs
+            * _pass(self.student, _student_lengths(records), backward=True),
         )
-        self.tokens["student"] += sum(len(r.rollout.completion) for r in records)
-        self.tokens["teacher"] += sum(len(r.view.completion) for r in records if r.view is not None)
-        self.tokens["bytes"] += sum(len(r.rollout.completion.data) for r in records)
-        self.tokens["rollouts"] += len(records)
+        tokens: Counter[str] = Counter(
+            student=sum(len(r.rollout.completion) for r in records),
+            teacher=sum(len(r.view.completion) for r in records if r.view is not None),
+            bytes=sum(len(r.rollout.completion.data) for r in records),
+            rollouts=len(records),
+        )
+        dropped: Counter[str] = Counter()
         for record in records:
             if record.supervision is not None:
-                self.tokens["supervised"] += int((record.supervision.weight > 0).sum())
-                self.dropped.update(record.supervision.dropped)
+                tokens["supervised"] += int((record.supervision.weight > 0).sum())
+                dropped.update(record.supervision.dropped)
+        for flops_of_rank, tokens_of_rank, dropped_of_rank in gather_object([(flops, tokens, dropped)]):
+            self.flops += flops_of_rank
+            self.tokens.update(tokens_of_rank)
+            self.dropped.update(dropped_of_rank)
         self.stages.update(watch.seconds)
 
     def add_evaluation(self, records: Sequence[Record]) -> None:

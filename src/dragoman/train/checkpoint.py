@@ -7,6 +7,7 @@ functions of the run seed and the step.
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import shutil
 from collections.abc import Mapping
@@ -24,6 +25,15 @@ from dragoman.errors import CheckpointError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    pickle.UnpicklingError,
+    ValueError,
+    KeyError,
+    RuntimeError,
+    SafetensorError,
+)
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -92,13 +102,16 @@ class Checkpoints:
             scaler = path / "scaler.pt"
             if accelerator.scaler is not None and scaler.is_file():
                 accelerator.scaler.load_state_dict(torch.load(scaler, weights_only=True))
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        except _UNREADABLE as error:
             raise CheckpointError(
-                f"the checkpoint {path} cannot be read: {error}; remove it to use the one before"
+                f"the checkpoint {path} cannot be read ({type(error).__name__}: {error}); remove it "
+                "to use the one before"
             ) from error
         own = dict(_trainable(model))
-        if own.keys() != weights.keys():
-            differing = sorted(own.keys() ^ weights.keys())
+        differing = sorted(own.keys() ^ weights.keys()) or [
+            name for name, parameter in own.items() if parameter.shape != weights[name].shape
+        ]
+        if differing:
             raise CheckpointError(
                 f"the checkpoint {path} is of another model: {len(differing)} tensors differ, such as "
                 f"{differing[0]!r}"
@@ -112,7 +125,8 @@ class Checkpoints:
     def _whole(self) -> list[Path]:
         if not self._folder.is_dir():
             return []
-        return sorted(path for path in self._folder.iterdir() if _NAME.fullmatch(path.name))
+        found = [path for path in self._folder.iterdir() if _NAME.fullmatch(path.name)]
+        return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
 
 
 def trainable_state(model: PreTrainedModel) -> dict[str, torch.Tensor]:

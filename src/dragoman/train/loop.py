@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from dragoman.data import occurrences, prompt_indices
@@ -52,7 +53,9 @@ def train(
             first, totals = checkpoints.load(latest, session.model, session.optimizer, session.accelerator)
             account = Account.resume(session, totals)
         if main:
-            run.truncate_after(first if latest is not None else -1)
+            every = config.eval.every
+            evaluated = first == 0 or bool(every and first % every == 0 and first < config.train.steps)
+            run.truncate_after(first if latest is not None else -1, keep_eval=evaluated)
     session.accelerator.init_trackers(config.run.project, config=_flat(config.model_dump(mode="json")))
     if first == 0 and session.heldout:
         account.before = HeldOut.of(_evaluate(session, run, account, 0, progress))
@@ -154,8 +157,6 @@ def _over_ranks(session: Session, metrics: Metrics) -> Metrics:
     accelerator = session.accelerator
     if accelerator.num_processes == 1:
         return metrics
-    from accelerate.utils import gather_object
-
     names = sorted(set(gather_object(metrics.names)))
     vector = torch.from_numpy(metrics.to_vector(names)).to(accelerator.device)
     total: Tensor = accelerator.reduce(vector, reduction="sum")

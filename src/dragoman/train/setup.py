@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from dragoman.config import Config
 from dragoman.data import load_prompts
+from dragoman.errors import UsageError
 from dragoman.methods import Method, Writer, get_method
 from dragoman.models import TokenScorer, load_model
 from dragoman.models.loading import add_lora, causal_lm
@@ -69,10 +70,12 @@ def build_session(
     student = Renderer.from_config(config.student)
     teacher_side = Renderer.from_config(config.teacher)
     accelerator = Accelerator(
+        cpu=not torch.accelerator.is_available(),
         mixed_precision=config.train.mixed_precision,
         log_with=list(config.run.trackers) or None,
         project_dir=str(run_path),
     )
+    _check_share(config, accelerator.num_processes)
     model = _trainable(config, accelerator)
     teacher = InProcessTeacher(
         load_model(config.teacher).to(accelerator.device), teacher_side, config.teacher
@@ -106,6 +109,17 @@ def build_session(
         prompts=prompts,
         heldout=heldout or (),
     )
+
+
+def _check_share(config: Config, processes: int) -> None:
+    """Every process needs a rollout for each optimiser step, or the others would wait for it for ever."""
+    rollouts = config.train.prompts_per_step * config.rollout.samples_per_prompt
+    if rollouts // processes < config.train.minibatches:
+        raise UsageError(
+            f"a step has {rollouts} rollouts (train.prompts_per_step × rollout.samples_per_prompt), too "
+            f"few for train.minibatches {config.train.minibatches} on each of {processes} processes; expected at "
+            f"least {config.train.minibatches * processes}"
+        )
 
 
 def _trainable(config: Config, accelerator: Accelerator) -> PreTrainedModel:

@@ -1,0 +1,110 @@
+"""A tiny pair of models of two tokenizers, and runs on them that last a second or two."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from dragoman.api import Distillation, run_training
+from dragoman.config import Config, load_config
+from dragoman.methods import method_defaults
+from dragoman.train.loop import Progress, silent
+
+PROMPTS = (
+    {"prompt": "The interpreter stood"},
+    {"prompt": "A teacher"},
+    {"messages": [{"role": "user", "content": "What is 12 + 30?"}]},
+    {"id": "named", "prompt": "Hello world, hello"},
+)
+HELDOUT = ({"prompt": "There are some"}, {"prompt": "The other tokenizer splits"})
+
+Lines = Callable[..., Path]
+Settings = Callable[..., Config]
+Run = Callable[..., Distillation]
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level model of 2 layers; tests must not write into its folder."""
+    return tiny.byte_level_model(tmp_path_factory.mktemp("models") / "student", seed=1)
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of 2 layers with SentencePiece's spelling; tests must not write into its folder."""
+    return tiny.sentencepiece_model(tmp_path_factory.mktemp("models") / "teacher", seed=2)
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Lines:
+    """`lines(name, rows)` writes a JSON Lines file."""
+
+    def write(name: str, rows: tuple[Mapping[str, Any], ...]) -> Path:
+        path = tmp_path / name
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def tree(student: Path, teacher: Path, tmp_path: Path, lines: Lines) -> dict[str, Any]:
+    """The configuration that tests vary: 2 steps of 4 prompts, 8 tokens an answer."""
+    return {
+        "run": {"dir": str(tmp_path / "run"), "threads": 1, "trackers": []},
+        "student": {"model": str(student)},
+        "teacher": {"model": str(teacher)},
+        "data": {
+            "train": str(lines("train.jsonl", PROMPTS)),
+            "heldout": str(lines("heldout.jsonl", HELDOUT)),
+        },
+        "rollout": {"max_new_tokens": 8},
+        "train": {"steps": 2, "prompts_per_step": 4, "lr": 1e-3, "warmup_steps": 0},
+    }
+
+
+@pytest.fixture
+def configured(tree: dict[str, Any]) -> Settings:
+    """`configured({"train.lr": 0.1})` is the resolved configuration with some keys changed."""
+
+    def load(changes: Mapping[str, Any] | None = None) -> Config:
+        overrides = [f"{key}={json.dumps(value)}" for key, value in (changes or {}).items()]
+        return load_config(tree, overrides, method_defaults)
+
+    return load
+
+
+@pytest.fixture
+def run(configured: Settings, tmp_path: Path) -> Run:
+    """`run(name, {"train.lr": 0.1})` trains in a folder of that name."""
+
+    def start(
+        name: str = "run",
+        changes: Mapping[str, Any] | None = None,
+        *,
+        resume: bool = False,
+        progress: Progress = silent,
+    ) -> Distillation:
+        config = configured({"run.dir": str(tmp_path / name), **(changes or {})})
+        return run_training(config, text=config.to_json(), resume=resume, progress=progress)
+
+    return start
+
+
+def read_without_seconds(path: Path) -> list[dict[str, Any]]:
+    text = (path / "metrics.jsonl").read_text(encoding="utf-8")
+    return [
+        {key: value for key, value in json.loads(line).items() if not key.startswith("seconds")}
+        for line in text.splitlines()
+    ]
+
+
+@pytest.fixture
+def metrics() -> Callable[[Path], list[dict[str, Any]]]:
+    """`metrics(path)` are the lines of a run's `metrics.jsonl` without what no two runs share: seconds."""
+    return read_without_seconds
