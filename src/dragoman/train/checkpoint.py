@@ -104,7 +104,7 @@ class Checkpoints:
                 accelerator.scaler.load_state_dict(torch.load(scaler, weights_only=True))
         except _UNREADABLE as error:
             raise CheckpointError(
-                f"the checkpoint {path} cannot be read ({type(error).__name__}: {error}); remove it "
+                f"the checkpoint {path} cannot be read: {str(error) or type(error).__name__}; remove it "
                 "to use the one before"
             ) from error
         own = dict(_trainable(model))

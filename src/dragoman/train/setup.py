@@ -116,8 +116,8 @@ def _check_share(config: Config, processes: int) -> None:
     rollouts = config.train.prompts_per_step * config.rollout.samples_per_prompt
     if rollouts // processes < config.train.minibatches:
         raise UsageError(
-            f"a step has {rollouts} rollouts (train.prompts_per_step × rollout.samples_per_prompt), too "
-            f"few for train.minibatches {config.train.minibatches} on each of {processes} processes; expected at "
+            f"a step has {rollouts} rollouts (train.prompts_per_step × rollout.samples_per_prompt), too few "
+            f"for train.minibatches {config.train.minibatches} on each of {processes} processes; expected at "
             f"least {config.train.minibatches * processes}"
         )
 
