@@ -26,9 +26,9 @@ from dragoman.observe import read_records
 STEPS, LR = 2, 1e-3
 CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
 STOPS = (0, 1, 2, 3)
-"""Every control token ends an answer, and every other token is one byte, so that whatever is sampled is
-what the teacher's tokenizer would have made of it too."""
-NUM_IDS = len(CONTROL) + 256
+"""Every control token ends an answer."""
+NUM_IDS = 400
+"""Bytes, control tokens and merges: an untrained student cuts words oddly, and the teacher scores that."""
 CLIP_LOW, CLIP_HIGH, DUAL_CLIP = 0.2, 0.28, 10.0
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -148,7 +148,7 @@ def test_one_tokenizer_gives_plain_on_policy_distillation(
     assert all(torch.equal(saved[name], weights[name]) for name in saved)
     start = load_file(student / "model.safetensors")
     assert not torch.equal(saved["lm_head.weight"], start["lm_head.weight"])
-    assert all(line["supervised_rate"] == 1.0 and line["noncanonical_rate"] == 0.0 for line in lines)
+    assert all(line["supervised_rate"] == 1.0 and line["noncanonical_rate"] > 0.0 for line in lines)
 
 
 def test_the_credit_rules_are_one_rule(student: Path, teacher: Path, tmp_path: Path) -> None:

@@ -141,14 +141,17 @@ class Renderer:
             canonical=np.append(text.canonical, True),
         )
 
-    def view(self, rollout: Rollout) -> TeacherView:
+    def view(self, rollout: Rollout, *, keep_ids: bool = False) -> TeacherView:
         """The bytes of a response in this model's conversation and tokens.
 
-        Raises RenderError if the response holds a stop that its `stop` reason denies, or lacks one.
+        `keep_ids` takes the sampled ids as they are, which is right only where both models give every id
+        the same meaning (`Tokenization.same_ids_as`). Raises RenderError if the response holds a stop that
+        its `stop` reason denies, or lacks one.
         """
         _check_stop(rollout)
         context = self.context_ids(rollout.prompt)
-        completion = self.completion(rollout.completion.data, rollout.stop)
+        sampled = rollout.completion
+        completion = sampled if keep_ids else self.completion(sampled.data, rollout.stop)
         return TeacherView(
             rollout_key=rollout.key,
             teacher=self.tokenization.name,

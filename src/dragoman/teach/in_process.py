@@ -12,6 +12,7 @@ from dragoman.config import TeacherConfig
 from dragoman.models import TokenScorer, context_length
 from dragoman.padding import length_buckets, right_padded
 from dragoman.render import Renderer
+from dragoman.text import Tokenization
 from dragoman.types import DropReason, Event, Rollout, TeacherCaps, TeacherLevel, TeacherScores, TeacherView
 
 if TYPE_CHECKING:
@@ -19,9 +20,19 @@ if TYPE_CHECKING:
 
 
 class InProcessTeacher:
-    """Scores with a model held in memory; never trained, never given gradients."""
+    """Scores with a model held in memory; never trained, never given gradients.
 
-    def __init__(self, model: PreTrainedModel, renderer: Renderer, config: TeacherConfig) -> None:
+    If the `student`'s ids mean the same to this model, it scores them as they were sampled, odd
+    segmentations included: plain on-policy distillation. Else it scores its own tokens of the bytes.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        renderer: Renderer,
+        config: TeacherConfig,
+        student: Tokenization | None = None,
+    ) -> None:
         self.name = config.model
         self.model = model.requires_grad_(False)
         self.renderer = renderer
@@ -31,13 +42,14 @@ class InProcessTeacher:
         limits = [limit for limit in (config.max_length, context_length(model)) if limit is not None]
         self.max_length = min(limits) if limits else None
         self._batch_tokens = config.batch_tokens
+        self._same_ids = student is not None and student.same_ids_as(renderer.tokenization)
         self._scorer = TokenScorer(
             self.model, renderer.tokenization.stop_ids, logit_slice=config.logit_slice, topk=config.topk
         )
 
     def view(self, rollout: Rollout) -> TeacherView:
         """The same response bytes inside the teacher's own conversation."""
-        return self.renderer.view(rollout)
+        return self.renderer.view(rollout, keep_ids=self._same_ids)
 
     def score(self, views: Sequence[TeacherView]) -> list[TeacherScores]:
         """Log-probs of every view's completion, in order; a stop's is that of the whole stop set.

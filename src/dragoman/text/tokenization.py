@@ -116,6 +116,19 @@ class Tokenization:
         """Whether the tokenizer puts a space before a text's first word (which `encode` leaves out)."""
         return self.structure.dummy_prefix
 
+    def same_ids_as(self, other: Tokenization) -> bool:
+        """Whether every id means the same in both: equal bytes or the same event, with equal stop sets.
+        Ids that only one of them has, to pad its embedding, do not matter.
+        """
+        size = min(self.num_ids, other.num_ids)
+        padding = (*self._bytes[size:], *other._bytes[size:])
+        return (
+            self._bytes[:size] == other._bytes[:size]
+            and np.array_equal(self._event[:size], other._event[:size])
+            and not any(padding)
+            and self.stop_ids == other.stop_ids
+        )
+
     def vocabulary_bytes(self) -> list[bytes]:
         """The bytes of every id, in order; empty for control tokens."""
         return list(self._bytes)

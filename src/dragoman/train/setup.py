@@ -78,7 +78,7 @@ def build_session(
     _check_share(config, accelerator.num_processes)
     model = _trainable(config, accelerator)
     teacher = InProcessTeacher(
-        load_model(config.teacher).to(accelerator.device), teacher_side, config.teacher
+        load_model(config.teacher).to(accelerator.device), teacher_side, config.teacher, student.tokenization
     )
     method.check(teacher.caps, teacher.name)
     scorer = TokenScorer(model, student.tokenization.stop_ids, logit_slice=config.train.logit_slice)
