@@ -148,7 +148,8 @@ def test_one_tokenizer_gives_plain_on_policy_distillation(
     assert all(torch.equal(saved[name], weights[name]) for name in saved)
     start = load_file(student / "model.safetensors")
     assert not torch.equal(saved["lm_head.weight"], start["lm_head.weight"])
-    assert all(line["supervised_rate"] == 1.0 and line["noncanonical_rate"] > 0.0 for line in lines)
+    assert [line["supervised_rate"] for line in lines] == [1.0, 1.0]
+    assert max(line["noncanonical_rate"] for line in lines) > 0.0
 
 
 def test_the_credit_rules_are_one_rule(student: Path, teacher: Path, tmp_path: Path) -> None:
