@@ -1,4 +1,4 @@
-"""The one fixture shared by all tests: a fetched asset, or a skip that says what is missing."""
+"""What all tests share: array shapes are enforced, and a fetched asset or a skip that says what it lacks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
+
+# Annotated shapes and dtypes are checked at every call, before anything of dragoman is imported. Not in
+# `types`: its values check themselves, and that is tested.
+SHAPED = (
+    "text",
+    "alignment",
+    "supervise",
+    "evaluate",
+    "padding",
+    "objective",
+    "models",
+    "rollout",
+    "teach",
+    "data",
+)
+install_import_hook([f"dragoman.{room}" for room in SHAPED], "beartype.beartype")
 
 
 @pytest.fixture(scope="session")

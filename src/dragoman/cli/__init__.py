@@ -18,7 +18,10 @@ from dragoman.cli.train import evaluate, train
 from dragoman.errors import DragomanError, UsageError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+HELP_OPTIONS = ["-h", "--help"]
+
+
+@click.group(context_settings={"help_option_names": HELP_OPTIONS})
 @click.version_option(package_name="dragoman", prog_name="dragoman")
 def cli() -> None:
     """Distil a language model into another that does not share its tokenizer.
@@ -33,6 +36,7 @@ def cli() -> None:
 
 
 for command in (train, evaluate, align, methods, doctor, assets):
+    command.context_settings["help_option_names"] = HELP_OPTIONS
     cli.add_command(command)
 
 

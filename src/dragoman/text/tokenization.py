@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt16
@@ -51,7 +50,7 @@ class Tokenization:
         self._encoder = Encoder(_text_backend(files.backend, self._event, self.structure), self.structure)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str, *, revision: str | None = None) -> Self:
+    def from_pretrained(cls, name_or_path: str, *, revision: str | None = None) -> Tokenization:
         """Load from a folder, `assets:NAME` or a hub id; raises TokenizerError."""
         return cls(read_tokenizer_files(str(name_or_path), revision))
 
