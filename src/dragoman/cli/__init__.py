@@ -17,7 +17,6 @@ from dragoman.cli.methods import methods
 from dragoman.cli.train import evaluate, train
 from dragoman.errors import DragomanError, UsageError
 
-
 HELP_OPTIONS = ["-h", "--help"]
 
 
