@@ -68,9 +68,9 @@ def commands(document: Path) -> Iterator[list[str]]:
                 yield words[1:end]
 
 
-def check_command(command: click.Command, words: list[str]) -> None:
+def check_command(command: click.Command, words: list[str], parent: click.Context | None = None) -> None:
     """Assert that verbs and options exist; values and arguments are not looked at."""
-    context = click.Context(command)
+    context = command.make_context(command.name, [], parent=parent, resilient_parsing=True)
     known = {
         name: option
         for option in command.get_params(context)
@@ -88,7 +88,7 @@ def check_command(command: click.Command, words: list[str]) -> None:
         elif isinstance(command, click.Group):
             verb = command.get_command(context, word)
             assert verb is not None, f"`{command.name}` has no verb {word!r}"
-            check_command(verb, list(rest))
+            check_command(verb, list(rest), context)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -17,10 +17,8 @@ from dragoman.cli.methods import methods
 from dragoman.cli.train import evaluate, train
 from dragoman.errors import DragomanError, UsageError
 
-HELP_OPTIONS = ["-h", "--help"]
 
-
-@click.group(context_settings={"help_option_names": HELP_OPTIONS})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dragoman", prog_name="dragoman")
 def cli() -> None:
     """Distil a language model into another that does not share its tokenizer.
@@ -35,7 +33,6 @@ def cli() -> None:
 
 
 for command in (train, evaluate, align, methods, doctor, assets):
-    command.context_settings["help_option_names"] = HELP_OPTIONS
     cli.add_command(command)
 
 
