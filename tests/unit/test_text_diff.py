@@ -75,6 +75,15 @@ class TestMatchingRuns:
         assert self.check(data, longer) == [[0, 0, 2_000], [2_000, 2_000 + size, 2_000]]
         assert self.check(longer, data) == [[0, 0, 2_000], [2_000 + size, 2_000, 2_000]]
 
+    @pytest.mark.parametrize("gap", ["  ", "\n        ", " " * 80])
+    def test_dense_changes_cost_only_themselves(self, gap: str) -> None:
+        """Every word loses its capital and the white space before it shrinks to one blank, without end."""
+        draw = np.random.default_rng(0)
+        words = ["".join(draw.choice(list("abcdefgh"), draw.integers(1, 6))) for _ in range(1500)]
+        runs = self.check(gap.join(w.capitalize() for w in words).encode(), " ".join(words).encode())
+        kept = sum(len(word) - 1 for word in words) + len(words) - 1
+        assert sum(length for _, _, length in runs) >= 0.99 * kept
+
     def test_codes_above_255(self) -> None:
         a, b = np.array([300, 97, 301], np.uint16), np.array([97, 300, 301], np.uint16)
         runs = matching_runs(a, b).tolist()
