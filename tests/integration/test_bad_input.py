@@ -90,6 +90,11 @@ def test_an_unknown_method(refused: Refused) -> None:
     assert message == "error: method.name is 'chunks', which is no method; did you mean 'chunk'?\n"
 
 
+def test_an_unknown_tracker(refused: Refused) -> None:
+    code, message = refused({"run.trackers": ["tensorbord"]})
+    assert (code, "run.trackers=['tensorbord']" in message) == (2, True)
+
+
 @pytest.fixture
 def hungry(monkeypatch: pytest.MonkeyPatch) -> Method:
     """A method that needs the whole vocabulary of the teacher."""

@@ -14,6 +14,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from dragoman.config import Config
 from dragoman.data import occurrences, prompt_indices
 from dragoman.errors import TrainingError
 from dragoman.evaluate import Evaluation, evaluate, measure
@@ -53,9 +54,8 @@ def train(
             first, totals = checkpoints.load(latest, session.model, session.optimizer, session.accelerator)
             account = Account.resume(session, totals)
         if main:
-            every = config.eval.every
-            evaluated = first == 0 or bool(every and first % every == 0 and first < config.train.steps)
-            run.truncate_after(first if latest is not None else -1, keep_eval=evaluated)
+            keep_eval = first == 0 or _evaluates_after(config, first)
+            run.truncate_after(first if latest is not None else -1, keep_eval=keep_eval)
     session.accelerator.init_trackers(config.run.project, config=_flat(config.model_dump(mode="json")))
     if first == 0 and session.heldout:
         account.before = HeldOut.of(_evaluate(session, run, account, 0, progress))
@@ -65,7 +65,7 @@ def train(
             run.log(step, "train", values)
         session.accelerator.log({f"train/{k}": v for k, v in values.items()}, step=step)
         progress("train", step, config.train.steps, values)
-        if config.eval.every and step % config.eval.every == 0 and step < config.train.steps:
+        if _evaluates_after(config, step):
             _evaluate(session, run, account, step, progress)
         every = config.train.save_every
         if every and (step % every == 0 or step == config.train.steps):
@@ -78,6 +78,12 @@ def train(
         run.write_summary(summary)
     session.accelerator.end_training()
     return summary
+
+
+def _evaluates_after(config: Config, step: int) -> bool:
+    """Whether there is an evaluation between this step and the next."""
+    every = config.eval.every
+    return every > 0 and step % every == 0 and step < config.train.steps
 
 
 def _step(session: Session, run: RunDirectory, account: Account, step: int) -> dict[str, float]:

@@ -69,12 +69,7 @@ def build_session(
         heldout = _prompts(config, config.data.heldout, config.data.heldout_limit)
     student = Renderer.from_config(config.student)
     teacher_side = Renderer.from_config(config.teacher)
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision=config.train.mixed_precision,
-        log_with=list(config.run.trackers) or None,
-        project_dir=str(run_path),
-    )
+    accelerator = _accelerator(config, run_path)
     _check_share(config, accelerator.num_processes)
     model = _trainable(config, accelerator)
     teacher = InProcessTeacher(
@@ -109,6 +104,21 @@ def build_session(
         prompts=prompts,
         heldout=heldout or (),
     )
+
+
+def _accelerator(config: Config, run_path: Path) -> Accelerator:
+    try:
+        return Accelerator(
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision=config.train.mixed_precision,
+            log_with=list(config.run.trackers) or None,
+            project_dir=str(run_path),
+        )
+    except ValueError as error:
+        raise UsageError(
+            f"Accelerate refuses run.trackers={list(config.run.trackers)} or "
+            f"train.mixed_precision={config.train.mixed_precision}: {error}"
+        ) from error
 
 
 def _check_share(config: Config, processes: int) -> None:
