@@ -63,7 +63,7 @@ class Pipeline:
         records = []
         with watch.stage("align"):
             for rollout, view, score in zip(rollouts, views, scores, strict=True):
-                alignment = align(rollout.completion, view.completion)
+                alignment = align(rollout.completion, view.completion, view.correspondence)
                 records.append(
                     Record(
                         rollout=rollout,
@@ -87,6 +87,7 @@ def supervisor(method: Method, config: MethodConfig) -> Supervise | None:
         guard_penalty=config.guard_penalty,
         clamp=config.clamp,
         max_chunk_tokens=config.max_chunk_tokens,
+        mask_normalised=config.normalised == "mask",
     )
     return lambda rollout, scores, alignment: supervise_sampled(rollout, scores, alignment, settings)
 

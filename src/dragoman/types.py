@@ -11,20 +11,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
-from dragoman.errors import AlignmentError, TeacherError, TokenizerError
-from dragoman.kinds import ChunkKind, DropReason, Event, StopReason, TeacherLevel
+from dragoman.conversation import Message, Prompt, ToolCall
+from dragoman.errors import TeacherError, TokenizerError
+from dragoman.kinds import ChunkKind, DropReason, Event, PairKind, StopReason, TeacherLevel
+from dragoman.pairing import Alignment, Correspondence
 
 __all__ = [
     "Alignment",
     "ChunkKind",
+    "Correspondence",
     "DropReason",
     "Event",
     "Message",
+    "PairKind",
     "Prompt",
     "Rollout",
     "StopReason",
@@ -34,33 +37,9 @@ __all__ = [
     "TeacherScores",
     "TeacherView",
     "TokenText",
+    "ToolCall",
     "TrainBatch",
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """What the student answers: raw text to continue, or a conversation whose next turn is sampled.
-
-    `key` is unique within a run and stable between runs of the same data; `origin` is `file:line`.
-    """
-
-    key: str
-    text: str | None = None
-    messages: tuple[Message, ...] | None = None
-    origin: str = ""
-
-    def __post_init__(self) -> None:
-        if (self.text is None) == (self.messages is None):
-            raise ValueError(f"prompt {self.key!r} needs exactly one of `text` and `messages`")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,7 +112,9 @@ class Rollout:
 
     `behaviour_logp[i]` is log S(y_i | y_<i) under the weights that sampled it, at temperature 1 and
     before any truncation (decision 0004); for a stop it is the log of the whole stop set's mass. It is
-    None where the response was not written by the student (`sft`).
+    None where the response was not written by the student (`sft`). `stop_logp[i]` is the log of the stop
+    set's mass at every place. In a conversation with several turns of the student each is a rollout of its
+    own, number `turn`, whose prompt is the conversation so far.
     """
 
     prompt: Prompt
@@ -142,25 +123,32 @@ class Rollout:
     completion: TokenText
     behaviour_logp: Float32[np.ndarray, " S"] | None
     entropy: Float32[np.ndarray, " S"] | None = None
+    stop_logp: Float32[np.ndarray, " S"] | None = None
     temperature: float = 1.0
     stop: StopReason = StopReason.STOP
     policy_version: int = 0
+    turn: int = 0
 
     @property
     def key(self) -> str:
-        """Names the rollout in errors, metrics and files: prompt key and sample number."""
-        return f"{self.prompt.key}/{self.sample}"
+        """Names the rollout in errors and files: prompt key, sample number, turn if not the first."""
+        return f"{self.prompt.key}/{self.sample}" + (f".{self.turn}" if self.turn else "")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TeacherView:
-    """The same response inside the teacher's own conversation: `ids[start:]` is the completion."""
+    """The same response inside the teacher's own conversation: `ids[start:]` is the completion.
+
+    `correspondence` says what belongs to what where the completion is not the same symbols as the
+    student's; None leaves that to the aligner.
+    """
 
     rollout_key: str
     teacher: str
     ids: Int64[np.ndarray, " L"]
     start: int
     completion: TokenText
+    correspondence: Correspondence | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -175,6 +163,8 @@ class TeacherScores:
     missing: UInt8[np.ndarray, " T"]
     topk_ids: Int32[np.ndarray, "T K"] | None = None
     topk_logp: Float32[np.ndarray, "T K"] | None = None
+    stop_logp: Float32[np.ndarray, " T"] | None = None
+    """Log of the stop set's mass at every place, where the teacher offers it."""
 
     def __post_init__(self) -> None:
         present = self.missing == DropReason.NONE
@@ -190,53 +180,6 @@ class TeacherScores:
                 f"teacher log-prob {self.logp[bad]:.4f} at token {bad} is above 0: not a log-probability. "
                 "Check that the server returns natural logarithms of probabilities"
             )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Alignment:
-    """Chunks: the finest pairs of token slices that spell the same bytes on both sides.
-
-    Chunk c pairs student tokens `student_bounds[c]:student_bounds[c + 1]` with teacher tokens
-    `teacher_bounds[c]:teacher_bounds[c + 1]`.
-
-    >>> # student  |Hel|lo| wor|ld|     teacher  |Hello| world|
-    >>> a = Alignment(student_bounds=np.array([0, 2, 4]), teacher_bounds=np.array([0, 1, 2]),
-    ...               kind=np.array([ChunkKind.MANY_TO_ONE] * 2, np.uint8))
-    >>> a.num_chunks, a.coverage
-    (2, 1.0)
-    """
-
-    student_bounds: Int64[np.ndarray, " C_plus_1"]
-    teacher_bounds: Int64[np.ndarray, " C_plus_1"]
-    kind: UInt8[np.ndarray, " C"]
-
-    def __post_init__(self) -> None:
-        if not len(self.student_bounds) == len(self.teacher_bounds) == len(self.kind) + 1:
-            raise AlignmentError(
-                f"Alignment axes disagree: {len(self.kind)} chunks, {len(self.student_bounds)} student and "
-                f"{len(self.teacher_bounds)} teacher bounds (both must be one more than the chunks)"
-            )
-
-    @property
-    def num_chunks(self) -> int:
-        """C."""
-        return len(self.kind)
-
-    @cached_property
-    def comparable(self) -> Bool[np.ndarray, " C"]:
-        """Chunks in which both sides spell the same bytes, or the same event."""
-        return self.kind <= ChunkKind.EVENT
-
-    @cached_property
-    def chunk_of(self) -> Int64[np.ndarray, " S"]:
-        """The chunk of every student token."""
-        return np.repeat(np.arange(self.num_chunks), np.diff(self.student_bounds))
-
-    @property
-    def coverage(self) -> float:
-        """Share of student tokens in comparable chunks; 1.0 for an empty response."""
-        sizes = np.diff(self.student_bounds)
-        return float(sizes[self.comparable].sum() / sizes.sum()) if sizes.sum() else 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

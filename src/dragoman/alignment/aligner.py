@@ -2,52 +2,113 @@
 
 Both sides become sequences of symbols, a byte or an event each, so that every token has a width. A cut
 is a place that is a token border on both sides and corresponds to itself; chunks lie between cuts.
-Everything is a set operation on border offsets, O(S + T), with no loop over tokens. Only where the
-bytes differ (a lossy tokenizer) are the corresponding stretches searched first (`text.diff`), and the
-chunks that hold a difference lose their signal; those behind it do not.
+Everything is a set operation on border offsets, O(S + T), with no loop over tokens. Where the sides
+differ, whoever wrote the teacher's version says what corresponds (`Correspondence`: a tokenizer that
+normalises, markers of thinking, tool calls); else corresponding stretches are searched (`text.diff`).
+Chunks that hold what has no counterpart lose their signal; those behind them do not.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt16
 
+from dragoman.errors import AlignmentError
 from dragoman.text.diff import matching_runs
-from dragoman.types import Alignment, ChunkKind, Event, TokenText
+from dragoman.types import Alignment, ChunkKind, Correspondence, DropReason, Event, PairKind, TokenText
 
 _FIRST_EVENT = 256
 """Symbols below are bytes; `_FIRST_EVENT + e` is the event e."""
 
 
-def align(student: TokenText, teacher: TokenText) -> Alignment:
+def align(student: TokenText, teacher: TokenText, correspondence: Correspondence | None = None) -> Alignment:
     """Align two tokenisations of one response.
 
-    Every token of either side is in exactly one chunk. A comparable chunk (kind up to EVENT) spells the
-    same bytes or the same event on both sides and cannot be split further. Where the sides differ, the
-    smallest chunk around the difference is IMPURE, or STUDENT_ONLY / TEACHER_ONLY if one side has no
-    token in it.
+    Every token of either side is in exactly one chunk. A comparable chunk says the same on both sides and
+    cannot be split further. Where the sides differ, the smallest chunk around the difference is IMPURE, or
+    STUDENT_ONLY / TEACHER_ONLY if one side has no token in it.
+
+    `correspondence` says which symbols belong together; without one, equal symbols do, in order. Raises
+    AlignmentError if it reaches beyond either side.
     """
     symbols_s, borders_s = _symbols(student)
     symbols_t, borders_t = _symbols(teacher)
-    if np.array_equal(symbols_s, symbols_t):
+    if correspondence is None and np.array_equal(symbols_s, symbols_t):
         bounds_s = np.flatnonzero(_marked(borders_t)[borders_s])
         bounds_t = np.flatnonzero(_marked(borders_s)[borders_t])
         pure = np.ones(len(bounds_s) - 1, bool)
-    else:
-        if student.data == teacher.data:
-            runs = _runs_around_events(student, teacher)
-        else:
-            runs = matching_runs(symbols_s, symbols_t)
-        cuts = _cuts(runs, borders_s, borders_t)
-        bounds_s = np.searchsorted(borders_s, cuts[:, 0])
-        bounds_t = np.searchsorted(borders_t, cuts[:, 1])
-        pure = _pure(cuts, runs, len(symbols_s), len(symbols_t))
-    is_event = np.append(student.event, Event.NONE)[bounds_s[:-1]] != Event.NONE
-    return Alignment(
-        student_bounds=bounds_s,
-        teacher_bounds=bounds_t,
-        kind=_kinds(np.diff(bounds_s), np.diff(bounds_t), pure, is_event),
+        is_event = _first_is_event(student, bounds_s)
+        return Alignment(
+            student_bounds=bounds_s,
+            teacher_bounds=bounds_t,
+            kind=_kinds(np.diff(bounds_s), np.diff(bounds_t), pure, is_event, np.zeros_like(pure)),
+        )
+    if correspondence is None:
+        same_bytes = student.data == teacher.data
+        runs = _runs_around_events(student, teacher) if same_bytes else matching_runs(symbols_s, symbols_t)
+        correspondence = _as_correspondence(runs)
+    _check_extent(correspondence, len(symbols_s), len(symbols_t))
+    return _align_by_rows(student, correspondence, borders_s, borders_t)
+
+
+def _align_by_rows(
+    student: TokenText,
+    correspondence: Correspondence,
+    borders_s: Int64[np.ndarray, " S_plus_1"],
+    borders_t: Int64[np.ndarray, " T_plus_1"],
+) -> Alignment:
+    matching = correspondence.kind <= PairKind.MARKER
+    spans, kind = correspondence.spans[matching], correspondence.kind[matching]
+    cuts = _cuts(spans, kind, borders_s, borders_t)
+    bounds_s = np.searchsorted(borders_s, cuts[:, 0])
+    bounds_t = np.searchsorted(borders_t, cuts[:, 1])
+    width_s, width_t = np.diff(cuts, axis=0).T
+
+    def share(rows: Bool[np.ndarray, " R"], side: int) -> Int64[np.ndarray, " C"]:
+        """Symbols of each chunk, on one side, that lie in some rows."""
+        borders = borders_t if side else borders_s
+        inside = _covered(correspondence.spans[rows][:, 2 * side : 2 * side + 2], int(borders[-1]))
+        return np.diff(np.concatenate([[0], np.cumsum(inside)])[cuts[:, side]])
+
+    of = correspondence.kind
+    pure = (share(matching, 0) == width_s) & (share(matching, 1) == width_t)
+    markers = share(of == PairKind.MARKER, 0)
+    is_event = ((markers == width_s) & (width_s > 0)) | _first_is_event(student, bounds_s)
+    kinds = _kinds(
+        np.diff(bounds_s), np.diff(bounds_t), pure, is_event, share(of == PairKind.NORMALISED, 0) > 0
     )
+    plain = Alignment(student_bounds=bounds_s, teacher_bounds=bounds_t, kind=kinds)
+    explained = np.select(
+        [
+            plain.comparable,
+            share(of == PairKind.TOOL_SYNTAX, 0) > 0,
+            share(of == PairKind.THINKING, 0) > 0,
+        ],
+        [plain.reasons, DropReason.TOOL_SYNTAX, DropReason.THINKING],
+        plain.reasons,
+    )
+    return replace(plain, reason=explained.astype(np.uint8))
+
+
+def _as_correspondence(runs: Int64[np.ndarray, "R 3"]) -> Correspondence:
+    runs = runs[runs[:, 2] > 0]
+    start_s, start_t, length = runs.T
+    spans = np.stack([start_s, start_s + length, start_t, start_t + length], axis=1)
+    return Correspondence(spans=spans, kind=np.full(len(runs), PairKind.EXACT, np.uint8))
+
+
+def _check_extent(correspondence: Correspondence, num_s: int, num_t: int) -> None:
+    if len(correspondence.spans) and (correspondence.spans[-1, [1, 3]] > (num_s, num_t)).any():
+        raise AlignmentError(
+            f"a correspondence reaches to the symbols {correspondence.spans[-1, [1, 3]].tolist()}, but the "
+            f"two sides have {num_s} and {num_t}: it belongs to another response"
+        )
+
+
+def _first_is_event(student: TokenText, bounds_s: Int64[np.ndarray, " C_plus_1"]) -> Bool[np.ndarray, " C"]:
+    return np.append(student.event, np.uint8(Event.NONE))[bounds_s[:-1]] != Event.NONE
 
 
 def _symbols(text: TokenText) -> tuple[UInt16[np.ndarray, " N"], Int64[np.ndarray, " S_plus_1"]]:
@@ -89,49 +150,37 @@ def _marked(borders: Int64[np.ndarray, " S_plus_1"]) -> Bool[np.ndarray, " N_plu
 
 
 def _cuts(
-    runs: Int64[np.ndarray, "R 3"],
+    spans: Int64[np.ndarray, "R 4"],
+    kind: UInt8[np.ndarray, " R"],
     borders_s: Int64[np.ndarray, " S_plus_1"],
     borders_t: Int64[np.ndarray, " T_plus_1"],
 ) -> Int64[np.ndarray, "C_plus_1 2"]:
     """Corresponding offsets (student, teacher) that are borders on both sides, in order.
 
-    A teacher border inside a matching run, or at either end of one, corresponds to one student offset;
-    between two runs that touch on the teacher's side only, to two: the end and the new start.
+    A teacher border inside an exact span, or at either end of any, corresponds to one student offset;
+    between two spans that touch on the teacher's side only, to two: the end and the new start.
     """
     found = [np.array([[0, 0], [borders_s[-1], borders_t[-1]]])]
-    if len(runs):
+    if len(spans):
         is_border = _marked(borders_s)
         for side in ("right", "left"):
-            run = np.maximum(np.searchsorted(runs[:, 1], borders_t, side=side) - 1, 0)
-            start_s, start_t, length = runs[run].T
-            place = borders_t - start_t
-            offset_s = start_s + np.clip(place, 0, length)
-            keep = (place >= 0) & (place <= length) & is_border[offset_s]
+            row = np.maximum(np.searchsorted(spans[:, 2], borders_t, side=side) - 1, 0)
+            start_s, stop_s, start_t, stop_t = spans[row].T
+            inside = (borders_t > start_t) & (borders_t < stop_t)
+            exact = kind[row] == PairKind.EXACT
+            offset_s = np.where(
+                borders_t >= stop_t, stop_s, start_s + (borders_t - start_t) * (exact & inside)
+            )
+            keep = (borders_t >= start_t) & (borders_t <= stop_t) & (exact | ~inside) & is_border[offset_s]
             found.append(np.stack([offset_s[keep], borders_t[keep]], axis=1))
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _pure(
-    cuts: Int64[np.ndarray, "C_plus_1 2"], runs: Int64[np.ndarray, "R 3"], num_s: int, num_t: int
-) -> Bool[np.ndarray, " C"]:
-    """Which chunks hold only corresponding symbols."""
-    matched_s, matched_t = (
-        np.concatenate([[0], np.cumsum(_covered(runs[:, side], runs[:, 2], size))])
-        for side, size in ((0, num_s), (1, num_t))
-    )
-    width_s, width_t = np.diff(cuts, axis=0).T
-    all_s = np.diff(matched_s[cuts[:, 0]]) == width_s
-    all_t = np.diff(matched_t[cuts[:, 1]]) == width_t
-    return all_s & all_t & (width_s == width_t)
-
-
-def _covered(
-    starts: Int64[np.ndarray, " R"], lengths: Int64[np.ndarray, " R"], size: int
-) -> Bool[np.ndarray, " N"]:
-    """Which of `size` symbols lie in one of the runs."""
+def _covered(spans: Int64[np.ndarray, "R 2"], size: int) -> Bool[np.ndarray, " N"]:
+    """Which of `size` symbols lie in one of the spans."""
     change = np.zeros(size + 1, np.int64)
-    np.add.at(change, starts, 1)
-    np.add.at(change, starts + lengths, -1)
+    np.add.at(change, spans[:, 0], 1)
+    np.add.at(change, spans[:, 1], -1)
     return np.cumsum(change)[:-1] > 0
 
 
@@ -140,13 +189,24 @@ def _kinds(
     num_t: Int64[np.ndarray, " C"],
     pure: Bool[np.ndarray, " C"],
     is_event: Bool[np.ndarray, " C"],
+    normalised: Bool[np.ndarray, " C"],
 ) -> UInt8[np.ndarray, " C"]:
     return np.select(
-        [num_t == 0, num_s == 0, ~pure, is_event, (num_s == 1) & (num_t == 1), num_s == 1, num_t == 1],
+        [
+            num_t == 0,
+            num_s == 0,
+            ~pure,
+            normalised,
+            is_event,
+            (num_s == 1) & (num_t == 1),
+            num_s == 1,
+            num_t == 1,
+        ],
         [
             ChunkKind.STUDENT_ONLY,
             ChunkKind.TEACHER_ONLY,
             ChunkKind.IMPURE,
+            ChunkKind.NORMALISED,
             ChunkKind.EVENT,
             ChunkKind.ONE_TO_ONE,
             ChunkKind.ONE_TO_MANY,

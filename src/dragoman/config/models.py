@@ -86,6 +86,12 @@ class TeacherConfig(ModelConfig):
         ge=1,
         description="Positions whose logits exist in memory at once; lower it to save memory.",
     )
+    thinking: Literal["auto", "keep", "drop", "teacher-format"] = Field(
+        default="auto",
+        description="What the teacher sees of the student's thinking: `teacher-format` puts it between the "
+        "teacher's own markers, `keep` leaves the student's markers as text, `drop` leaves it out and trains "
+        "on nothing of it; `auto` is `teacher-format` where the teacher's template has markers, else `keep`.",
+    )
     topk: int = Field(
         default=0,
         ge=0,

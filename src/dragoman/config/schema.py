@@ -85,9 +85,10 @@ class DataConfig(Section):
 class RolloutConfig(Section):
     """How the student answers."""
 
-    engine: Literal["sample", "replay"] = Field(
+    engine: Literal["sample", "replay", "recorded"] = Field(
         default="sample",
-        description="`sample` lets the student answer in this process; `replay` reads recorded rollouts.",
+        description="`sample` lets the student answer in this process; `replay` reads recorded rollouts; "
+        "`recorded` takes the turns marked `sampled` in the data, and asks the student for log-probs.",
     )
     max_new_tokens: int = Field(default=256, ge=1, description="Longest response, in student tokens.")
     samples_per_prompt: int = Field(
@@ -105,6 +106,10 @@ class RolloutConfig(Section):
         description="Probability mass of the most likely tokens sampled from; 1 keeps all.",
     )
     top_k: int = Field(default=0, ge=0, description="Number of most likely tokens sampled from; 0 keeps all.")
+    stop_strings: Names = Field(
+        default=(),
+        description="Texts that end a response where the student writes one; they stay part of it.",
+    )
     batch_size: int = Field(default=16, ge=1, description="Responses sampled at once.")
     replay: str | None = Field(
         default=None,
@@ -146,6 +151,11 @@ class MethodConfig(Section):
         gt=0,
         description="Largest absolute credit of a token, in nats, the guard's penalty aside; null has no "
         "limit.",
+    )
+    normalised: Literal["use", "mask"] = Field(
+        default="use",
+        description="Chunks in which a lossy tokenizer of the teacher changes the bytes: `use` their signal, "
+        "or `mask` it.",
     )
     max_chunk_tokens: int | None = Field(
         default=None,

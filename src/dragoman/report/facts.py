@@ -25,6 +25,9 @@ _REASONS = {
     DropReason.NON_FINITE: "A log-probability was NaN or infinite.",
     DropReason.CHUNK_TOO_LONG: "The chunk has more tokens than the method allows.",
     DropReason.NON_CANONICAL: "The student's tokenizer would have written this text with other tokens.",
+    DropReason.NORMALISED: "The teacher's tokenizer changes the bytes here, and such chunks are masked.",
+    DropReason.TOOL_SYNTAX: "Markup of a tool call that the teacher's template writes differently.",
+    DropReason.THINKING: "Thinking that the teacher is not shown.",
 }
 _MEASURES = (
     ("kl_per_byte", "KL per byte, nats", measured),

@@ -35,6 +35,7 @@ class SampledSettings:
     guard_penalty: float = 3.0
     clamp: float | None = None
     max_chunk_tokens: int | None = None
+    mask_normalised: bool = False
 
 
 def supervise_sampled(
@@ -114,17 +115,12 @@ def _chunk_reasons(
     limit = settings.max_chunk_tokens
     longest = np.maximum(np.diff(bounds_s), np.diff(bounds_t))
     too_long = longest > limit if limit is not None else np.zeros(len(longest), bool)
+    normalised = (alignment.kind == ChunkKind.NORMALISED) & settings.mask_normalised
     return np.select(
+        [~alignment.comparable, normalised, beyond, student_bad | teacher_bad, too_long],
         [
-            alignment.kind == ChunkKind.STUDENT_ONLY,
-            ~alignment.comparable,
-            beyond,
-            student_bad | teacher_bad,
-            too_long,
-        ],
-        [
-            DropReason.STUDENT_ONLY,
-            DropReason.BYTES_DIFFER,
+            alignment.reasons,
+            DropReason.NORMALISED,
             DropReason.TEACHER_CONTEXT,
             DropReason.NON_FINITE,
             DropReason.CHUNK_TOO_LONG,
