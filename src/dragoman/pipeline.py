@@ -39,13 +39,14 @@ Supervise = Callable[[Rollout, TeacherScores, Alignment], Supervision]
 
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
-    """The stages before the loss. With a writer other than the student, answers are re-tokenised for the
-    student and not scored."""
+    """The stages before the loss. With a `writer` other than the student, its answers become the student's
+    and are not scored."""
 
     student: Renderer
     engine: RolloutEngine
     teacher: Teacher
     supervise: Supervise | None
+    writer: Renderer | None = None
 
     def records(
         self, requests: Sequence[Request], *, seed: int, step: int, watch: Stopwatch | None = None
@@ -55,7 +56,7 @@ class Pipeline:
         with watch.stage("rollout"):
             rollouts = self.engine.rollouts(requests, seed=seed, step=step)
         if self.supervise is None:
-            answers = [answer_for_student(rollout, self.student) for rollout in rollouts]
+            answers = [answer_for_student(rollout, self.student, self.writer) for rollout in rollouts]
             return [Record(rollout=a, supervision=supervise_answer(a), step=step) for a in answers]
         with watch.stage("teacher"):
             views = [self.teacher.view(rollout) for rollout in rollouts]
@@ -92,12 +93,15 @@ def supervisor(method: Method, config: MethodConfig) -> Supervise | None:
     return lambda rollout, scores, alignment: supervise_sampled(rollout, scores, alignment, settings)
 
 
-def answer_for_student(rollout: Rollout, student: Renderer) -> Rollout:
-    """A teacher's response as the student would have written it: same bytes, its own ids and prompt."""
+def answer_for_student(rollout: Rollout, student: Renderer, writer: Renderer | None) -> Rollout:
+    """A teacher's response as the student would have written it: its own ids, prompt, and markers of thinking
+    and tool calls."""
+    view = student.view(rollout, student=writer)
     return replace(
         rollout,
-        context_ids=student.context_ids(rollout.prompt),
-        completion=student.completion(rollout.completion.data, rollout.stop),
+        context_ids=view.ids[: view.start],
+        completion=view.completion,
         behaviour_logp=None,
         entropy=None,
+        stop_logp=None,
     )

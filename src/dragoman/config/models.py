@@ -40,6 +40,11 @@ class ModelConfig(Section):
     chat_template_kwargs: dict[str, JsonValue] = Field(
         default={}, description="Variables handed to the chat template, such as `enable_thinking: false`."
     )
+    tools: Literal["template", "text"] = Field(
+        default="template",
+        description="How tools appear in a conversation: `template` in the form of the model's own chat "
+        "template, `text` as JSON within the turns, for templates that know none.",
+    )
     stop_tokens: Names | None = Field(
         default=None,
         description="Tokens that end a response, as spelled in the vocabulary; null asks the model.",

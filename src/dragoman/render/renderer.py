@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,21 +10,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int64
 
-from dragoman.assets import resolve
-from dragoman.config import ModelConfig, StudentConfig, TeacherConfig
-from dragoman.errors import RenderError, TokenizerError
-from dragoman.render.stops import named_stops, turn_ends
-from dragoman.render.templates import (
-    Template,
-    Turn,
-    chat_ids,
-    check_template_kwargs,
-    choose_template,
-    plain_text,
-    text_ids,
+from dragoman.config import ModelConfig
+from dragoman.errors import RenderError
+from dragoman.render.dialect import Dialect
+from dragoman.render.literal import LiteralReader
+from dragoman.render.loading import load_side, warn_once
+from dragoman.render.messages import calls_as_text, template_turns, tools_as_text
+from dragoman.render.probing import PROBE_TOOL, QUESTION, Prober
+from dragoman.render.stops import turn_ends
+from dragoman.render.symbols import (
+    byte_symbols,
+    event_symbol,
+    ids_symbols,
+    num_common,
+    symbol_string,
+    text_symbols,
 )
+from dragoman.render.templates import Template, chat_ids, plain_ids, text_ids
+from dragoman.render.turns import THINKING, as_message, as_text, take_apart
+from dragoman.render.viewing import Side, Thinking, answer_context, check_stop, rewrite
+from dragoman.render.written import through, write_symbols
 from dragoman.text import Tokenization
-from dragoman.types import Event, Prompt, Rollout, StopReason, TeacherView, TokenText
+from dragoman.types import (
+    Correspondence,
+    Event,
+    Message,
+    Prompt,
+    Rollout,
+    StopReason,
+    TeacherView,
+    TokenText,
+    ToolCall,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -48,6 +65,12 @@ class Renderer:
     template: Template
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Variables handed to the chat template."""
+    dialect: Dialect = field(default_factory=Dialect)
+    """How this side opens and closes thinking, answers and tool calls."""
+    thinking: Thinking = Thinking.KEEP
+    """What this side, as a teacher, is shown of the student's thinking."""
+    tools_as_text: bool = False
+    """Whether tools are written as text, for a template that knows none."""
 
     @classmethod
     def from_config(cls, model: ModelConfig) -> Renderer:
@@ -60,28 +83,15 @@ class Renderer:
         is missing or fails and where no stop token is found, ConfigError for a stop token or template
         variable that cannot be meant.
         """
-        side = _side(model)
-        tokenization = Tokenization.from_pretrained(model.model, revision=model.revision)
-        tokenizer = _load_tokenizer(model)
-        template = choose_template(model.template, tokenizer, side)
-        check_template_kwargs(model.chat_template_kwargs, tokenizer, side)
-        if model.stop_tokens is not None:
-            stops = frozenset(named_stops(model.stop_tokens, tokenization, tokenizer, side))
-        else:
-            stops = tokenization.stop_ids
-            if template is Template.CHAT:
-                stops |= set(turn_ends(tokenization, tokenizer, model.chat_template_kwargs))
-        if not stops:
-            raise RenderError(
-                f"no token is known to end a response of {model.model!r}: its tokenizer and generation "
-                f"config name no end of sequence, and {_template_words(template)}. Without one every "
-                f"response runs to the length limit. Set {side}.stop_tokens, e.g. {side}.stop_tokens=[</s>]"
-            )
+        side = load_side(model)
         return cls(
-            tokenization=tokenization.with_stops(stops),
-            tokenizer=tokenizer,
-            template=template,
+            tokenization=side.tokenization,
+            tokenizer=side.tokenizer,
+            template=side.template,
             template_kwargs=model.chat_template_kwargs,
+            dialect=side.dialect,
+            thinking=side.thinking,
+            tools_as_text=model.tools == "text",
         )
 
     @cached_property
@@ -103,13 +113,22 @@ class Renderer:
         or nothing is left of it.
         """
         where = f"prompt {prompt.key!r}" + (f" ({prompt.origin})" if prompt.origin else "")
-        turns = _turns(prompt)
+        messages, tools = self._conversation(prompt, where)
+        turns = template_turns(messages, self.dialect.call_form)
         if self.template is Template.CHAT:
-            ids = chat_ids(self.tokenizer, turns, self.template_kwargs, where=where, generation_prompt=True)
+            ids = chat_ids(
+                self.tokenizer,
+                turns,
+                self.template_kwargs,
+                where=where,
+                generation_prompt=True,
+                tools=tools,
+                reader=self._reader,
+            )
         elif prompt.text is not None:
             ids = text_ids(self.tokenizer, prompt.text)
         else:
-            ids = text_ids(self.tokenizer, plain_text(self.tokenizer, turns))
+            ids = plain_ids(self.tokenizer, turns, self._reader)
         if not ids:
             raise RenderError(
                 f"{where} has no tokens for {self.tokenization.name!r}: it is empty and this tokenizer has "
@@ -117,89 +136,154 @@ class Renderer:
             )
         return np.array(ids, np.int64)
 
+    @property
+    def side(self) -> Side:
+        """What the rewriting of a turn needs to know of this side."""
+        return Side(dialect=self.dialect, tokenization=self.tokenization)
+
     def completion(self, data: bytes, stop: StopReason) -> TokenText:
         """The canonical ids of `data`, then one stop event if the response was ended by one.
 
         Raises RenderError if the text itself holds a stop token, which only an ordinary word or a line
         break named in `stop_tokens` can be: it would read as several endings, and its bytes be lost.
         """
-        text = self.tokenization.encode(data)
-        if text.num_stops:
-            stop_id = int(text.ids[text.event == Event.STOP][0])
+        end = event_symbol(self.stop_id) if stop is StopReason.STOP else ""
+        return self._write(byte_symbols(data) + end, stop)[0]
+
+    def _write(self, symbols: str, stop: StopReason) -> tuple[TokenText, Correspondence | None]:
+        text, changed = write_symbols(symbols, self.tokenization)
+        places = np.flatnonzero(text.event == Event.STOP)
+        if len(places) > (stop is StopReason.STOP):
             raise RenderError(
-                f"a response holds {self.tokenization.token_name(stop_id)!r} as text, which is a stop token "
-                f"of {self.tokenization.name!r}: expected stop tokens that end a response and are never part "
-                "of one. Take it out of this model's stop_tokens"
+                f"a response holds {self.tokenization.token_name(int(text.ids[places[0]]))!r} as text, which "
+                f"is a stop token of {self.tokenization.name!r}: expected stop tokens that end a response "
+                "and are never part of one. Take it out of this model's stop_tokens"
             )
-        if stop is StopReason.LENGTH:
-            return text
-        return TokenText(
-            ids=np.append(text.ids, self.stop_id),
-            data=text.data,
-            bounds=np.append(text.bounds, len(text.data)),
-            event=np.append(text.event, np.uint8(Event.STOP)),
-            canonical=np.append(text.canonical, True),
-        )
+        return text, changed
 
-    def view(self, rollout: Rollout, *, keep_ids: bool = False) -> TeacherView:
-        """The bytes of a response in this model's conversation and tokens.
+    @cached_property
+    def _reader(self) -> LiteralReader:
+        added = self.tokenizer.added_tokens_decoder
+        controls = [index for index in added if self.tokenization.is_event(index)]
+        markers = [index for index, event in self.tokenization.markers.items() if event > Event.CONTROL]
+        return LiteralReader(self.tokenizer, controls, markers)
 
-        `keep_ids` takes the sampled ids as they are, which is right only where both models give every id
-        the same meaning (`Tokenization.same_ids_as`). Raises RenderError if the response holds a stop that
-        its `stop` reason denies, or lacks one.
+    def _conversation(
+        self, prompt: Prompt, where: str
+    ) -> tuple[tuple[Message, ...], Sequence[Mapping[str, Any]]]:
+        """Messages and tools as this side's template takes them."""
+        messages = prompt.messages or (Message(role="user", content=prompt.text or ""),)
+        has_tools = bool(prompt.tools) or any(m.tool_calls or m.role == "tool" for m in messages)
+        if has_tools and self.tools_as_text:
+            return tools_as_text(messages, prompt.tools)
+        if has_tools and self.dialect.tools is None:
+            raise RenderError(
+                f"the chat template of {self.tokenization.name!r} has no form for tool calls, so those of "
+                f"{where} would be lost. Set tools=text for this model, which writes them as text"
+            )
+        if prompt.tools and not self.dialect.lists_tools:
+            warn_once(
+                f"the chat template of {self.tokenization.name!r} does not list tools, so this model is not "
+                "told of them. Put them into the system message, or set tools=text for it"
+            )
+        return messages, prompt.tools
+
+    def parse(self, completion: TokenText, *, opened: bool = False) -> Message:
+        """A response of this side as a message. `opened`: its context left thinking open. Text that keeps
+        to no form is content."""
+        symbols = symbol_string(completion)
+        finished = bool(len(completion)) and completion.event[-1] == Event.STOP
+        return as_message(symbols, take_apart(symbols, self.dialect, finished=finished, opened=opened))
+
+    def response(self, message: Message, prompt: Prompt) -> TokenText:
+        """An assistant's message as this side writes it behind `context_ids(prompt)`, with its stop.
+
+        Ids are canonical, the text of the message is taken as it is. Raises RenderError for tool calls
+        this side's template cannot write.
         """
-        _check_stop(rollout)
+        dialect = self.dialect
+        symbols = ""
+        if message.reasoning_content is not None:
+            opening = "" if dialect.tail_opens_thinking else dialect.think_open
+            symbols = opening + text_symbols(message.reasoning_content) + dialect.think_close
+        elif dialect.answer_open.startswith(dialect.tail):
+            symbols = dialect.answer_open.removeprefix(dialect.tail)
+        symbols += text_symbols(message.content)
+        if message.tool_calls:
+            if dialect.tools is None:
+                raise RenderError(
+                    f"the template of {self.tokenization.name!r} has no form for the tool calls of an answer "
+                    f"to {prompt.key!r}; set tools=text for this model, which writes them as text"
+                )
+            symbols += (dialect.tools.before if message.content else "") + self.write_calls(
+                message.tool_calls
+            )
+        return self._write(symbols + event_symbol(self.stop_id), StopReason.STOP)[0]
+
+    def write_calls(self, calls: Sequence[ToolCall]) -> str:
+        """Tool calls in this side's syntax, as symbols and without what ends the turn."""
+        if self.tools_as_text:
+            return text_symbols(calls_as_text(calls))
+        prober = Prober(self.tokenization, self.tokenizer, self.template_kwargs)
+        message = Message(role="assistant", tool_calls=tuple(calls))
+        before = prober.ids([QUESTION], tools=[PROBE_TOOL], generation_prompt=True)
+        whole = prober.ids(
+            [QUESTION, message], tools=[PROBE_TOOL], form=self.dialect.call_form, reader=self._reader
+        )
+        written = ids_symbols(self.tokenization, whole[num_common(before, whole) :])
+        return written.removesuffix(self.dialect.end).removeprefix(self.dialect.answer_open)
+
+    def view(
+        self, rollout: Rollout, *, student: Renderer | None = None, keep_ids: bool = False
+    ) -> TeacherView:
+        """A response in this model's conversation and tokens.
+
+        With the `student`'s renderer its thinking and tool calls become this side's; without, the response
+        is text. `keep_ids` takes the sampled ids as they are, which is right only where both models give
+        every id the same meaning (`Tokenization.same_ids_as`). Raises RenderError if the response holds a
+        stop that its `stop` reason denies, or lacks one.
+        """
+        check_stop(rollout)
         context = self.context_ids(rollout.prompt)
         sampled = rollout.completion
-        completion = sampled if keep_ids else self.completion(sampled.data, rollout.stop)
+        if keep_ids:
+            return self._view(rollout, context, sampled)
+        symbols = symbol_string(sampled)
+        finished = rollout.stop is StopReason.STOP
+        if student is None:
+            pieces = as_text(symbols, finished=finished)
+        else:
+            starts_within = student.dialect.tail_opens_thinking
+            pieces = take_apart(symbols, student.dialect, finished=finished, opened=starts_within)
+        formats = self.thinking is Thinking.TEACHER_FORMAT and any(p.part in THINKING for p in pieces)
+        opened = formats and self.dialect.tail_opens_thinking
+        draft = rewrite(
+            symbols,
+            pieces,
+            student=(student or self).side,
+            teacher=self.side,
+            thinking=self.thinking,
+            opened=opened,
+            stop_symbol=event_symbol(self.stop_id),
+            write_calls=self.write_calls,
+        )
+        completion, changed = self._write(draft.symbols, rollout.stop)
+        found = None if changed is None and draft.is_plain(len(symbols)) else draft.correspondence()
+        context = context if opened else answer_context(context, self.side, thinks=formats)
+        return self._view(rollout, context, completion, None if found is None else through(found, changed))
+
+    def _view(
+        self,
+        rollout: Rollout,
+        context: Int64[np.ndarray, " P"],
+        completion: TokenText,
+        correspondence: Correspondence | None = None,
+    ) -> TeacherView:
         return TeacherView(
             rollout_key=rollout.key,
             teacher=self.tokenization.name,
             ids=np.concatenate([context, completion.ids]),
             start=len(context),
             completion=completion,
-        )
-
-
-def _side(model: ModelConfig) -> str:
-    """The section of the configuration, for messages."""
-    if isinstance(model, StudentConfig):
-        return "student"
-    return "teacher" if isinstance(model, TeacherConfig) else "model"
-
-
-def _template_words(template: Template) -> str:
-    if template is Template.CHAT:
-        return "its chat template writes no control token after an answer"
-    return "it is used without a chat template"
-
-
-def _load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerFast:
-    """The tokenizer of `tokenizer.json`: AutoTokenizer picks classes by name, which changes ids."""
-    from transformers import PreTrainedTokenizerFast
-
-    try:
-        return PreTrainedTokenizerFast.from_pretrained(
-            resolve(model.model), revision=model.revision, clean_up_tokenization_spaces=False
-        )
-    except (OSError, ValueError) as error:
-        raise TokenizerError(f"transformers cannot load the tokenizer of {model.model!r}: {error}") from error
-
-
-def _turns(prompt: Prompt) -> list[Turn]:
-    if prompt.messages is None:
-        return [{"role": "user", "content": prompt.text or ""}]
-    return [{"role": message.role, "content": message.content} for message in prompt.messages]
-
-
-def _check_stop(rollout: Rollout) -> None:
-    event = rollout.completion.event
-    num_stops = rollout.completion.num_stops
-    wanted = 1 if rollout.stop is StopReason.STOP else 0
-    if num_stops != wanted or (wanted and event[-1] != Event.STOP):
-        places = np.flatnonzero(event == Event.STOP).tolist()
-        raise RenderError(
-            f"rollout {rollout.key!r} ended by {rollout.stop.value!r}, so that it should hold "
-            f"{'one stop event, at its end' if wanted else 'no stop event'}; got {num_stops} among its "
-            f"{len(event)} tokens, at {places}. The other model would be told another ending than was sampled"
+            correspondence=correspondence,
         )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dragoman.errors import ConfigError
-from dragoman.render.templates import Turn, chat_ids
+from dragoman.render.messages import Turn
+from dragoman.render.templates import chat_ids
 from dragoman.text import Tokenization
 from dragoman.types import Event
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from dragoman.errors import ConfigError, RenderError
+from dragoman.render.literal import LiteralReader, free_mark
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -23,8 +24,6 @@ PLAIN_TEMPLATE = (
 """A conversation for a model without a chat template, as text to continue: a system message stands by
 itself, other turns start with a line that names their role, and the answer follows `Assistant:` on a
 line of its own. There an answer may start without a space, as those of chat models do."""
-
-Turn = Mapping[str, str]
 
 
 class Template(StrEnum):
@@ -53,7 +52,7 @@ def check_template_kwargs(kwargs: Mapping[str, Any], tokenizer: PreTrainedTokeni
     import inspect
 
     arguments = inspect.signature(tokenizer.apply_chat_template).parameters
-    taken = sorted(kwargs.keys() & (arguments.keys() - {"tools", "documents"}))
+    taken = sorted(kwargs.keys() & (arguments.keys() - {"documents"}))
     if taken:
         raise ConfigError(
             f"{side}.chat_template_kwargs sets {', '.join(taken)}, expected variables of the template only: "
@@ -63,24 +62,37 @@ def check_template_kwargs(kwargs: Mapping[str, Any], tokenizer: PreTrainedTokeni
 
 def chat_ids(
     tokenizer: PreTrainedTokenizerFast,
-    turns: Sequence[Turn],
+    turns: Sequence[Mapping[str, Any]],
     kwargs: Mapping[str, Any],
     *,
     where: str,
     generation_prompt: bool,
+    tools: Sequence[Mapping[str, Any]] = (),
+    reader: LiteralReader | None = None,
 ) -> list[int]:
     """Ids of a conversation in the model's own template.
 
-    `where` names the conversation in the RenderError that is raised if the template refuses it.
+    With a `reader`, content that spells a control token stays content. `where` names the conversation in
+    the RenderError that is raised if the template refuses it.
     """
+    mark = None
+    if reader is not None and reader.spells_control([*turns, *tools]):
+        mark = free_mark([*turns, *tools])
+        turns = [reader.guard(turn, mark) for turn in turns]
+        tools = [reader.guard(tool, mark) for tool in tools]
     try:
-        ids = tokenizer.apply_chat_template(
-            list(turns),
-            add_generation_prompt=generation_prompt,
-            tokenize=True,
-            return_dict=False,
-            **kwargs,
-        )
+        if mark is None and all(turn["content"] is not None for turn in turns):
+            return list(
+                tokenizer.apply_chat_template(
+                    list(turns),
+                    tools=list(tools) or None,
+                    add_generation_prompt=generation_prompt,
+                    tokenize=True,
+                    return_dict=False,
+                    **kwargs,
+                )
+            )
+        rendered = _rendered(tokenizer, turns, tools, kwargs, generation_prompt)
     except (TemplateError, TypeError, ValueError) as error:
         given = f" and the variables {dict(kwargs)}" if kwargs else ""
         raise RenderError(
@@ -88,16 +100,51 @@ def chat_ids(
             f"the roles {[turn['role'] for turn in turns]}{given}. Change the conversation to what the "
             "template takes, or set template=plain for this model"
         ) from error
-    return list(ids)
+    if reader is not None and mark is not None:
+        return reader.ids(rendered, mark)
+    return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
 
-def plain_text(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Turn]) -> str:
+def _rendered(
+    tokenizer: PreTrainedTokenizerFast,
+    turns: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    kwargs: Mapping[str, Any],
+    generation_prompt: bool,
+) -> str:
+    """A conversation as text. `apply_chat_template` leaves out a content that is null (transformers 5.23),
+    which some templates ask for beside a tool call; the renderer beneath it does not."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    found = render_jinja_template(
+        [list(turns)],
+        tools=list(tools) or None,
+        chat_template=tokenizer.get_chat_template(tools=list(tools) or None),
+        add_generation_prompt=generation_prompt,
+        **{**tokenizer.special_tokens_map, **kwargs},
+    )
+    # With the chats comes, in some versions, what marks their generated parts.
+    return str(found[0][0] if isinstance(found, tuple) else found[0])
+
+
+def plain_text(tokenizer: PreTrainedTokenizerFast, turns: Sequence[Mapping[str, Any]]) -> str:
     """A conversation in the plain template."""
     return str(
         tokenizer.apply_chat_template(
             list(turns), chat_template=PLAIN_TEMPLATE, add_generation_prompt=True, tokenize=False
         )
     )
+
+
+def plain_ids(
+    tokenizer: PreTrainedTokenizerFast, turns: Sequence[Mapping[str, Any]], reader: LiteralReader
+) -> list[int]:
+    """Ids of a conversation in the plain template; content that spells a control token stays content."""
+    if not reader.spells_control(turns):
+        return text_ids(tokenizer, plain_text(tokenizer, turns))
+    mark = free_mark(turns)
+    rendered = plain_text(tokenizer, [reader.guard(turn, mark) for turn in turns])
+    return [*text_ids(tokenizer, ""), *reader.ids(rendered, mark)]
 
 
 def text_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:

@@ -12,7 +12,6 @@ from dragoman.config import TeacherConfig
 from dragoman.models import TokenScorer, context_length
 from dragoman.padding import length_buckets, right_padded
 from dragoman.render import Renderer
-from dragoman.text import Tokenization
 from dragoman.types import DropReason, Event, Rollout, TeacherCaps, TeacherLevel, TeacherScores, TeacherView
 
 if TYPE_CHECKING:
@@ -23,7 +22,8 @@ class InProcessTeacher:
     """Scores with a model held in memory; never trained, never given gradients.
 
     If the `student`'s ids mean the same to this model, it scores them as they were sampled, odd
-    segmentations included: plain on-policy distillation. Else it scores its own tokens of the bytes.
+    segmentations included: plain on-policy distillation. Else it scores its own tokens of the bytes, with
+    thinking and tool calls in its own form.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class InProcessTeacher:
         model: PreTrainedModel,
         renderer: Renderer,
         config: TeacherConfig,
-        student: Tokenization | None = None,
+        student: Renderer | None = None,
     ) -> None:
         self.name = config.model
         self.model = model.requires_grad_(False)
@@ -42,14 +42,15 @@ class InProcessTeacher:
         limits = [limit for limit in (config.max_length, context_length(model)) if limit is not None]
         self.max_length = min(limits) if limits else None
         self._batch_tokens = config.batch_tokens
-        self._same_ids = student is not None and student.same_ids_as(renderer.tokenization)
+        self._student = student
+        self._same_ids = student is not None and student.tokenization.same_ids_as(renderer.tokenization)
         self._scorer = TokenScorer(
             self.model, renderer.tokenization.stop_ids, logit_slice=config.logit_slice, topk=config.topk
         )
 
     def view(self, rollout: Rollout) -> TeacherView:
         """The same response bytes inside the teacher's own conversation."""
-        return self.renderer.view(rollout, keep_ids=self._same_ids)
+        return self.renderer.view(rollout, student=self._student, keep_ids=self._same_ids)
 
     def score(self, views: Sequence[TeacherView]) -> list[TeacherScores]:
         """Log-probs of every view's completion, in order; a stop's is that of the whole stop set.

@@ -9,10 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
+import numpy as np
+from jaxtyping import Int64
 from tokenizers import Encoding, Tokenizer
 
-from dragoman.text.spelling import Spelling, Structure, byte_alphabet
+from dragoman.text.spelling import SPACE_MARK, Spelling, Structure, byte_alphabet
+
+Token = tuple[int, int, int]
+"""An id and the bytes it was made of, first and last plus one."""
 
 _REPLACEMENT = "\ufffd"
 
@@ -26,6 +33,11 @@ class StandIn:
     """The bytes behind every character."""
     broken: frozenset[int]
     """Which characters are stand-ins."""
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where the bytes of every character start, and where the last ends."""
+        return list(accumulate(map(len, self.sources), initial=0))
 
 
 def stand_in(data: bytes) -> StandIn:
@@ -85,44 +97,97 @@ class Encoder:
         try:
             return self._encode(data.decode("utf-8")).ids
         except UnicodeDecodeError:
-            pass
-        if self._structure.spelling is Spelling.BYTE_LEVEL:
-            return self._ids_byte_level(stand_in(data))
-        if self._spells_bytes:
-            return self._ids_byte_fallback(stand_in(data))
-        return self._encode(data.decode("utf-8", errors="replace")).ids
+            return [index for index, _, _ in self._broken(stand_in(data))]
+
+    def spans(self, data: bytes) -> Int64[np.ndarray, "S 2"]:
+        """The bytes of `data` that the tokenizer reports for each of its ids, first and last plus one.
+
+        Tokens made of one character have all of its bytes.
+        """
+        try:
+            offsets = self._encode(data.decode("utf-8")).offsets
+        except UnicodeDecodeError:
+            spans = [(start, stop) for _, start, stop in self._broken(stand_in(data))]
+            return np.array(spans, np.int64).reshape(-1, 2)
+        starts = np.flatnonzero((np.frombuffer(data, np.uint8) & 0xC0) != 0x80)
+        return np.append(starts, len(data))[np.array(offsets, np.int64).reshape(-1, 2)]
+
+    def normalised(self, data: bytes) -> bytes:
+        """What the tokenizer makes of some bytes before it divides them, as its tokens spell it."""
+        text = data.decode("utf-8", errors="replace")
+        if self._backend.normalizer is not None:
+            text = self._backend.normalizer.normalize_str(text)
+        if self._structure.spelling is Spelling.SENTENCEPIECE:
+            text = text.replace(SPACE_MARK, " ")
+        return text.encode()
 
     def _encode(self, text: str) -> Encoding:
         return self._backend.encode(text, add_special_tokens=False)
 
-    def _ids_byte_level(self, text: StandIn) -> list[int]:
+    def _broken(self, text: StandIn) -> list[Token]:
+        """Tokens of text in which some bytes are no UTF-8."""
+        if self._structure.spelling is Spelling.BYTE_LEVEL:
+            return self._broken_byte_level(text)
+        if self._spells_bytes:
+            return self._broken_byte_fallback(text)
+        whole = "".join(_REPLACEMENT if i in text.broken else c for i, c in enumerate(text.text))
+        return _tokens(self._encode(whole), text.starts)
+
+    def _broken_byte_level(self, text: StandIn) -> list[Token]:
         """Tokenise the pre-tokens that hold a stand-in again, from their bytes."""
         encoding = self._encode(text.text)
-        ids: list[int] = []
-        for first, last in _words(encoding.word_ids):
-            start, stop = encoding.offsets[first][0], encoding.offsets[last - 1][1]
+        tokens = _tokens(encoding, text.starts)
+        offsets = encoding.offsets
+        found: list[Token] = []
+        for first, last in _words(encoding.word_ids, offsets):
+            # What the normaliser dropped behind a word is part of it.
+            start = offsets[first][0] if first else 0
+            stop = offsets[last][0] if last < len(offsets) else len(text.sources)
             if text.broken.isdisjoint(range(start, stop)):
-                ids.extend(encoding.ids[first:last])
+                found.extend(tokens[first:last])
             else:
                 data = b"".join(text.sources[start:stop])
-                piece = "".join(self._alphabet[byte] for byte in data)
-                ids.extend(token.id for token in self._backend.model.tokenize(piece))
-        return ids
+                found.extend(self._tokenise_bytes(data, text.starts[start]))
+        return found
 
-    def _ids_byte_fallback(self, text: StandIn) -> list[int]:
+    def _tokenise_bytes(self, data: bytes, start: int) -> list[Token]:
+        """Tokens of one pre-token of a byte-level tokenizer, which begins at byte `start`."""
+        characters = [self._alphabet[byte] for byte in data]
+        # The model reports bytes of the alphabet's own UTF-8.
+        place = {
+            size: i for i, size in enumerate(accumulate((len(c.encode()) for c in characters), initial=0))
+        }
+        return [
+            (token.id, start + place[token.offsets[0]], start + place[token.offsets[1]])
+            for token in self._backend.model.tokenize("".join(characters))
+        ]
+
+    def _broken_byte_fallback(self, text: StandIn) -> list[Token]:
         """Tokenise what lies between the broken pieces; those become byte tokens, which never merge."""
-        ids: list[int] = []
+        found: list[Token] = []
         start = 0
         for place in [*sorted(text.broken), len(text.text)]:
             if place > start:
-                ids.extend(self._encode(text.text[start:place]).ids)
+                found.extend(_tokens(self._encode(text.text[start:place]), text.starts[start:]))
             if place < len(text.text):
-                ids.extend(self._byte_ids[byte] for byte in text.sources[place])
+                for at, byte in enumerate(text.sources[place], text.starts[place]):
+                    found.append((self._byte_ids[byte], at, at + 1))
             start = place + 1
-        return ids
+        return found
 
 
-def _words(word_ids: Sequence[int | None]) -> list[tuple[int, int]]:
-    """Token ranges of the pre-tokens."""
-    starts = [i for i, word in enumerate(word_ids) if i == 0 or word != word_ids[i - 1]]
+def _tokens(encoding: Encoding, starts: Sequence[int]) -> list[Token]:
+    return [
+        (index, starts[start], starts[stop])
+        for index, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+    ]
+
+
+def _words(word_ids: Sequence[int | None], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Token ranges of the pre-tokens; those made of a common character are one."""
+    starts = [
+        i
+        for i, word in enumerate(word_ids)
+        if i == 0 or (word != word_ids[i - 1] and offsets[i - 1][1] <= offsets[i][0])
+    ]
     return list(zip(starts, [*starts[1:], len(word_ids)], strict=True))

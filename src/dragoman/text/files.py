@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer
 
 from dragoman.assets import resolve
 from dragoman.errors import TokenizerError
+from dragoman.text.spelling import Structure, read_structure, spell_vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,23 @@ class TokenizerFiles:
     config: Mapping[str, Any] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def structure(self) -> Structure:
+        """How the tokenizer's components spell bytes."""
+        return read_structure(self.backend)
+
+    @cached_property
+    def spelled(self) -> Mapping[int, bytes]:
+        """The bytes of every token by id, control tokens included."""
+        return spell_vocabulary(self.backend, self.structure)
+
+    @property
+    def num_ids(self) -> int:
+        """Ids of the model's embedding, which may be padded beyond the tokenizer's."""
+        nested = self.model.get("text_config")
+        size = (nested if isinstance(nested, dict) else self.model).get("vocab_size", 0)
+        return max(size if isinstance(size, int) else 0, max(self.spelled, default=-1) + 1)
 
 
 def read_tokenizer_files(name_or_path: str, revision: str | None = None) -> TokenizerFiles:

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
+from types import MappingProxyType
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt16
-from tokenizers import AddedToken, Tokenizer
 
 from dragoman.errors import TokenizerError
 from dragoman.text.diff import matching_runs
 from dragoman.text.encoding import Encoder
+from dragoman.text.events import check_markers, event_table, text_backend
 from dragoman.text.files import TokenizerFiles, read_tokenizer_files, stop_token_ids
+from dragoman.text.placing import Placed, find_places
 from dragoman.text.probes import PROBES
-from dragoman.text.spelling import Structure, read_structure, spell_vocabulary, without_dummy_prefix
+from dragoman.text.spelling import Structure
 from dragoman.types import Event, TokenText
 
 
 class Tokenization:
     """The bytes of every id of a tokenizer, and the ids it makes of any bytes.
 
-    Control tokens are events without bytes: every added token marked special, every stop token, and
-    every id without a token. All other added tokens are text and spell themselves.
+    Control tokens are events without bytes: every added token marked special, every stop token, every
+    marker, and every id without a token. All other added tokens are text and spell themselves.
 
     >>> tokenization = Tokenization.from_pretrained("assets:qwen3")
     >>> tokenization.encode("é🙂".encode()).bounds.tolist()
@@ -33,21 +34,32 @@ class Tokenization:
     [0, 1]
     """
 
-    def __init__(self, files: TokenizerFiles, *, stop_ids: Iterable[int] | None = None) -> None:
+    def __init__(
+        self,
+        files: TokenizerFiles,
+        *,
+        stop_ids: Iterable[int] | None = None,
+        markers: Mapping[int, Event] = MappingProxyType({}),
+    ) -> None:
+        """`markers` are added tokens that are events, such as those that open and close thinking."""
         self.name = files.name
-        self.structure: Structure = read_structure(files.backend)
-        spelled = spell_vocabulary(files.backend, self.structure)
+        self.structure: Structure = files.structure
         self.stop_ids = frozenset(stop_token_ids(files) if stop_ids is None else stop_ids)
-        self.num_ids = max(_declared_size(files), max(spelled, default=-1) + 1)
+        self.markers: Mapping[int, Event] = MappingProxyType(dict(markers))
+        self.num_ids = files.num_ids
         if wrong := sorted(index for index in self.stop_ids if not 0 <= index < self.num_ids):
             raise TokenizerError(f"stop ids {wrong} of {self.name!r} are outside its {self.num_ids} ids")
+        check_markers(self.markers, files)
         self._files = files
-        self._event: UInt8[np.ndarray, " V"] = self._event_table(files.backend, spelled)
-        self._bytes = [b"" if self._event[i] else spelled[i] for i in range(self.num_ids)]
+        self._event: UInt8[np.ndarray, " V"] = event_table(files, self.num_ids, self.stop_ids, self.markers)
+        self._bytes = [b"" if self._event[i] else files.spelled[i] for i in range(self.num_ids)]
         self._lengths = np.fromiter(map(len, self._bytes), np.int64, self.num_ids)
         self._starts = np.cumsum(self._lengths) - self._lengths
         self._blob = np.frombuffer(b"".join(self._bytes), np.uint8)
-        self._encoder = Encoder(_text_backend(files.backend, self._event, self.structure), self.structure)
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder(text_backend(self._files, self._event), self.structure)
 
     @classmethod
     def from_pretrained(cls, name_or_path: str, *, revision: str | None = None) -> Tokenization:
@@ -57,7 +69,18 @@ class Tokenization:
     def with_stops(self, stop_ids: Iterable[int]) -> Tokenization:
         """The same tokenizer with another stop set."""
         wanted = frozenset(stop_ids)
-        return self if self.stop_ids == wanted else Tokenization(self._files, stop_ids=wanted)
+        if self.stop_ids == wanted:
+            return self
+        return Tokenization(self._files, stop_ids=wanted, markers=self.markers)
+
+    def with_markers(self, markers: Mapping[int, Event]) -> Tokenization:
+        """The same tokenizer with other added tokens as events; text that spells one stays text.
+
+        Raises TokenizerError for an id that is no added token, and for NONE or STOP as its event.
+        """
+        if self.markers == markers:
+            return self
+        return Tokenization(self._files, stop_ids=self.stop_ids, markers=markers)
 
     def encode(self, data: bytes) -> TokenText:
         """What the tokenizer makes of `data`: as text within a text, so without a beginning-of-sequence
@@ -67,6 +90,18 @@ class Tokenization:
         """
         ids = np.array(self._encoder.ids(data), np.int64)
         return self._text(ids, np.ones(len(ids), bool))
+
+    def place(self, data: bytes) -> Placed:
+        """What `encode` gives, and which bytes of `data` its tokens stand for where it spells others.
+
+        The places are those the tokenizer itself reports, checked against what its normaliser makes of the
+        bytes there. A token without a place (an unknown token) has no counterpart.
+        """
+        text = self.encode(data)
+        if text.data == data:
+            return Placed(text=text, correspondence=None)
+        spans = self._encoder.spans(data)
+        return Placed(text=text, correspondence=find_places(data, text, spans, self._encoder.normalised))
 
     def view(self, ids: Sequence[int] | np.ndarray | TokenText) -> TokenText:
         """The bytes of any ids, whether or not the tokenizer would have chosen them.
@@ -156,18 +191,6 @@ class Tokenization:
         spans = (last - first) == np.diff(own.bounds)
         return np.isin(bounds[:-1] * self.num_ids + ids, keys[(first >= 0) & spans])
 
-    def _event_table(self, backend: Tokenizer, spelled: dict[int, bytes]) -> UInt8[np.ndarray, " V"]:
-        event = np.full(self.num_ids, Event.CONTROL, np.uint8)
-        texts = [index for index, data in spelled.items() if data]
-        event[texts] = Event.NONE
-        specials = [index for index, token in backend.get_added_tokens_decoder().items() if token.special]
-        event[specials] = Event.CONTROL
-        unknown = getattr(backend.model, "unk_token", None)
-        if unknown is not None and (index := backend.token_to_id(unknown)) is not None:
-            event[index] = Event.CONTROL
-        event[list(self.stop_ids)] = Event.STOP
-        return event
-
     def _check_ids(self, ids: Int64[np.ndarray, " S"]) -> None:
         wrong = np.flatnonzero((ids < 0) | (ids >= self.num_ids))
         if len(wrong):
@@ -175,35 +198,6 @@ class Tokenization:
                 f"id {ids[wrong[0]]} at token {wrong[0]} is outside the {self.num_ids} ids of {self.name!r}: "
                 "do these ids come from another tokenizer?"
             )
-
-
-def _declared_size(files: TokenizerFiles) -> int:
-    """Ids the model's embedding has, which may be padded beyond the tokenizer's."""
-    nested = files.model.get("text_config")
-    size = (nested if isinstance(nested, dict) else files.model).get("vocab_size", 0)
-    return size if isinstance(size, int) else 0
-
-
-def _text_backend(backend: Tokenizer, event: UInt8[np.ndarray, " V"], structure: Structure) -> Tokenizer:
-    """A copy of the tokenizer that reads plain text: no special tokens in or around it."""
-    if structure.dummy_prefix:
-        state = json.loads(backend.to_str())
-        for part in ("normalizer", "pre_tokenizer"):
-            state[part] = without_dummy_prefix(state[part])
-        copy = Tokenizer.from_str(json.dumps(state))
-    else:
-        copy = Tokenizer.from_str(backend.to_str())
-    copy.post_processor = None
-    copy.no_truncation()
-    copy.no_padding()
-    added = backend.get_added_tokens_decoder()
-    controls = [
-        index for index in np.flatnonzero(event).tolist() if index not in added or not added[index].special
-    ]
-    names = [name for index in controls if (name := backend.id_to_token(index)) is not None]
-    copy.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
-    copy.encode_special_tokens = True
-    return copy
 
 
 def _text_runs(event: UInt8[np.ndarray, " S"]) -> list[tuple[int, int]]:

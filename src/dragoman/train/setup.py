@@ -73,7 +73,7 @@ def build_session(
     _check_share(config, accelerator.num_processes)
     model = _trainable(config, accelerator)
     teacher = InProcessTeacher(
-        load_model(config.teacher).to(accelerator.device), teacher_side, config.teacher, student.tokenization
+        load_model(config.teacher).to(accelerator.device), teacher_side, config.teacher, student
     )
     method.check(teacher.caps, teacher.name)
     scorer = TokenScorer(model, student.tokenization.stop_ids, logit_slice=config.train.logit_slice)
@@ -160,7 +160,13 @@ def _pipelines(
         batch_size=config.eval.batch_size or config.rollout.batch_size,
     )
     return (
-        Pipeline(student=sampler.renderer, engine=engine, teacher=teacher, supervise=supervise),
+        Pipeline(
+            student=sampler.renderer,
+            engine=engine,
+            teacher=teacher,
+            supervise=supervise,
+            writer=teacher.renderer if method.writer is Writer.TEACHER else None,
+        ),
         Pipeline(
             student=sampler.renderer,
             engine=Sampler(sampler.model, sampler.renderer, heldout_sampling),

@@ -1,0 +1,180 @@
+"""A sampled turn taken apart: thinking, answer, tool calls and the markers between them.
+
+Works on symbols, so that what a model writes as a control token and what it spells out are never confused.
+A turn that keeps to no form is one answer; nothing is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dragoman.render.dialect import Dialect, ToolSyntax
+from dragoman.render.symbols import BLANKS, is_event_symbol, symbol_text
+from dragoman.types import Message, ToolCall
+
+_BLANKS = f"[{BLANKS}]*"
+
+
+class Part(StrEnum):
+    """What a piece of a turn is."""
+
+    THINK_OPEN = "think open"
+    THOUGHT = "thought"
+    THINK_CLOSE = "think close"
+    ANSWER_OPEN = "answer open"
+    ANSWER = "answer"
+    CALLS = "calls"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Symbols `start:stop` of a turn. `calls` are those written in it, None where they are malformed."""
+
+    part: Part
+    start: int
+    stop: int
+    calls: tuple[ToolCall, ...] | None = None
+
+
+THINKING = (Part.THINK_OPEN, Part.THOUGHT, Part.THINK_CLOSE)
+
+
+def take_apart(symbols: str, dialect: Dialect, *, finished: bool, opened: bool = False) -> list[Piece]:
+    """The pieces of a turn, in order and without gaps; empty ones are left out.
+
+    `finished` says that the last symbol is a stop, `opened` that the generation prompt left thinking open.
+    """
+    end = len(symbols) - finished
+    pieces = _thinking(symbols, end, dialect, opened)
+    place = pieces[-1].stop if pieces else 0
+    if not pieces and dialect.answer_open and symbols.startswith(dialect.answer_open):
+        place = len(dialect.answer_open)
+        pieces.append(Piece(part=Part.ANSWER_OPEN, start=0, stop=place))
+    pieces += _answer(symbols, place, end, dialect.tools)
+    if end < len(symbols):
+        pieces.append(Piece(part=Part.STOP, start=end, stop=len(symbols)))
+    return [piece for piece in pieces if piece.start < piece.stop]
+
+
+def as_text(symbols: str, *, finished: bool) -> list[Piece]:
+    """A turn that is not taken apart: text, then the stop if there is one."""
+    end = len(symbols) - finished
+    pieces = (
+        Piece(part=Part.ANSWER, start=0, stop=end),
+        Piece(part=Part.STOP, start=end, stop=len(symbols)),
+    )
+    return [piece for piece in pieces if piece.start < piece.stop]
+
+
+def as_message(symbols: str, pieces: Sequence[Piece]) -> Message:
+    """A turn as a message: markers left out, malformed calls as part of what is said."""
+    said = [
+        symbol_text(symbols[piece.start : piece.stop])
+        for piece in pieces
+        if piece.part is Part.ANSWER or (piece.part is Part.CALLS and piece.calls is None)
+    ]
+    thought = [symbol_text(symbols[p.start : p.stop]) for p in pieces if p.part is Part.THOUGHT]
+    thinks = any(piece.part in THINKING for piece in pieces)
+    calls = [call for piece in pieces for call in piece.calls or ()]
+    return Message(
+        role="assistant",
+        content="".join(said),
+        reasoning_content="".join(thought) if thinks else None,
+        tool_calls=tuple(calls),
+    )
+
+
+def _thinking(symbols: str, end: int, dialect: Dialect, opened: bool) -> list[Piece]:
+    pieces = []
+    start = 0
+    if not opened:
+        core = re.escape(dialect.think_open.strip(BLANKS))
+        match = re.compile(f"{_BLANKS}{core}{_BLANKS}").match(symbols, 0, end)
+        if match is None:
+            return []
+        start = match.end()
+        pieces.append(Piece(part=Part.THINK_OPEN, start=0, stop=start))
+    core = re.escape(dialect.think_close.strip(BLANKS))
+    # Blanks before the marker are looked for from the marker on, as a search for blanks first is quadratic.
+    found = re.compile(core).search(symbols, start, end)
+    if found is None:
+        return [*pieces, Piece(part=Part.THOUGHT, start=start, stop=end)]
+    thought_end = start + len(symbols[start : found.start()].rstrip(BLANKS))
+    close_end = end - len(symbols[found.end() : end].lstrip(BLANKS))
+    return [
+        *pieces,
+        Piece(part=Part.THOUGHT, start=start, stop=thought_end),
+        Piece(part=Part.THINK_CLOSE, start=thought_end, stop=close_end),
+    ]
+
+
+def _answer(symbols: str, start: int, end: int, tools: ToolSyntax | None) -> list[Piece]:
+    """What is said, the calls behind it and, rarely, what is said behind those."""
+    place = symbols.find(call_mark(tools), start, end) if tools is not None else -1
+    if tools is None or place < 0:
+        return [Piece(part=Part.ANSWER, start=start, stop=end)]
+    said_end = start + len(symbols[start:place].rstrip(BLANKS))
+    calls, stop = _calls(symbols, place, end, tools)
+    return [
+        Piece(part=Part.ANSWER, start=start, stop=said_end),
+        Piece(part=Part.CALLS, start=said_end, stop=stop, calls=calls),
+        Piece(part=Part.ANSWER, start=stop, stop=end),
+    ]
+
+
+def call_mark(tools: ToolSyntax) -> str:
+    """What a call is recognised by, well-formed or not: its first event or word, or all of its opening
+    where that word is a mere bracket."""
+    first = tools.open.lstrip(BLANKS)
+    if is_event_symbol(first[0]):
+        return first[0]
+    word = re.split(f"[{BLANKS}]", first)[0]
+    return word if word.startswith("<") or len(word) > 8 else first
+
+
+def _calls(symbols: str, start: int, end: int, tools: ToolSyntax) -> tuple[tuple[ToolCall, ...] | None, int]:
+    """The calls from `start` on and where they end; None, and the end of the turn, for malformed ones."""
+    calls: list[ToolCall] = []
+    place = start
+    opening = tools.open
+    while (match := _loose(opening).match(symbols, place, end)) is not None:
+        call, place = _call(symbols, match.end(), end, tools)
+        if call is None:
+            return None, end
+        calls.append(call)
+        opening = tools.again
+    if not calls:
+        return None, end
+    if tools.end and (match := _loose(tools.end).match(symbols, place, end)) is not None:
+        place = match.end()
+    rest = symbols[place:end].lstrip(BLANKS)
+    if not rest:
+        return tuple(calls), end
+    return (None, end) if call_mark(tools) in rest else (tuple(calls), place)
+
+
+def _call(symbols: str, start: int, end: int, tools: ToolSyntax) -> tuple[ToolCall | None, int]:
+    """One call whose name starts at `start`, and where it ends."""
+    middle = _loose(tools.middle).search(symbols, start, end)
+    if middle is None:
+        return None, end
+    name = symbol_text(symbols[start : middle.start()])
+    try:
+        arguments, stop = json.JSONDecoder().raw_decode(symbols[:end], middle.end())
+    except json.JSONDecodeError:
+        return None, end
+    close = _loose(tools.close).match(symbols, stop, end)
+    if close is None or not isinstance(arguments, dict) or not re.fullmatch(r"[\w.:/-]+", name):
+        return None, end
+    return ToolCall(name=name, arguments=symbol_text(symbols[middle.end() : stop])), close.end()
+
+
+def _loose(marker: str) -> re.Pattern[str]:
+    """A marker with any white space where it has some, and around it."""
+    words = [re.escape(word) for word in re.split(f"[{BLANKS}]+", marker) if word]
+    return re.compile(_BLANKS + _BLANKS.join(words) + _BLANKS)
