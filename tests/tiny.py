@@ -53,6 +53,41 @@ TURNS = (
 """Starts with the beginning of sequence, calls the assistant `model` and trims what it says."""
 
 
+HERMES = (
+    "{% if tools %}<|im_start|>system\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['reasoning_content'] is defined and loop.last %}"
+    "{{ '<think>\n' + message['reasoning_content'] + '\n</think>\n\n' }}{% endif %}"
+    "{{ message['content'] }}"
+    "{% for call in message['tool_calls'] or [] %}"
+    "{{ ('\n' if message['content'] or not loop.first else '') + '<tool_call>\n{\"name\": \"'"
+    " + call['function']['name'] + '\", \"arguments\": ' + (call['function']['arguments'] | tojson)"
+    " + '}\n</tool_call>' }}"
+    "{% endfor %}"
+    "{{ '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""Spells thinking and tool calls out as text; thinking of earlier turns is left out."""
+
+MARKED = (
+    "{{ bos_token }}"
+    "{% for message in messages %}"
+    "{{ '<start_of_turn>' + message['role'] + '\n' }}"
+    "{% if message['reasoning_content'] is defined %}"
+    "{{ '<unused_open>' + message['reasoning_content'] + '<unused_close>' }}{% endif %}"
+    "{{ message['content'] }}"
+    "{% for call in message['tool_calls'] or [] %}"
+    "{{ 'CALL ' + call['function']['name'] + ' WITH ' + (call['function']['arguments'] | tojson) + ';' }}"
+    "{% endfor %}"
+    "{{ '<end_of_turn>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>assistant\n' }}{% endif %}"
+)
+"""Marks thinking by tokens of its own (`sentencepiece(..., extra=...)`) and has another form of calls."""
+
+
 def byte_level(
     folder: Path,
     *,
@@ -84,11 +119,13 @@ def sentencepiece(
     bos: str | None = "<s>",
     dummy_prefix: bool = False,
     vocab_size: int = 560,
+    extra: Sequence[str] = (),
 ) -> Path:
     """A BPE in SentencePiece's spelling: `<pad>`, `</s>`, `<s>`, `<unk>`, the two turn tokens, then the
     256 byte tokens from id 6 on, then characters and pieces.
 
-    With `dummy_prefix`, a space is put before the first word of a text, as Llama 2 does.
+    With `dummy_prefix`, a space is put before the first word of a text, as Llama 2 does. `extra` tokens are
+    added behind all others, as tokens that are not special.
     """
     special = ["<pad>", "</s>", "<s>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -107,6 +144,7 @@ def sentencepiece(
     backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
+    backend.add_tokens([AddedToken(name, special=False, normalized=False) for name in extra])
     return _save(backend, folder, eos=eos, bos=bos, pad="<pad>", chat_template=chat_template)
 
 

@@ -43,44 +43,44 @@ def _said(content: str, **fields: Any) -> Message:
 
 
 _CALL = ToolCall(name="probefunction", arguments='{"probekey": "probevalue"}', id="probeid01")
-_RESULT = Message(role="tool", content="PROBERESULT", tool_call_id="probeid01", name="probefunction")
+_RESULT = Message(role="tool", content="proberesult", tool_call_id="probeid01", name="probefunction")
 
-_PROBES: Mapping[str, tuple[tuple[Message, ...], tuple[str, ...], bool]] = {
+_probes: Mapping[str, tuple[tuple[Message, ...], tuple[str, ...], bool]] = {
     "system message": (
-        (Message(role="system", content="PROBESYSTEM"), _user("PROBEONE")),
-        ("PROBESYSTEM", "PROBEONE"),
+        (Message(role="system", content="probesystem"), _user("probeone")),
+        ("probesystem", "probeone"),
         False,
     ),
     "several turns": (
-        (_user("PROBEONE"), _said("PROBETWO"), _user("PROBETHREE"), _said("PROBEFOUR"), _user("PROBEFIVE")),
-        ("PROBEONE", "PROBETWO", "PROBETHREE", "PROBEFOUR", "PROBEFIVE"),
+        (_user("probeone"), _said("probetwo"), _user("probethree"), _said("probefour"), _user("probefive")),
+        ("probeone", "probetwo", "probethree", "probefour", "probefive"),
         False,
     ),
     "two turns of the user": (
-        (_user("PROBEONE"), _user("PROBETWO")),
-        ("PROBEONE", "PROBETWO"),
+        (_user("probeone"), _user("probetwo")),
+        ("probeone", "probetwo"),
         False,
     ),
-    "white space around a question": ((_user("  PROBEONE\n\n"),), ("  PROBEONE\n\n",), False),
+    "white space around a question": ((_user("  probeone\n\n"),), ("  probeone\n\n",), False),
     "white space around an earlier answer": (
-        (_user("PROBEONE"), _said("  PROBETWO\n\n"), _user("PROBETHREE")),
-        ("PROBEONE", "  PROBETWO\n\n", "PROBETHREE"),
+        (_user("probeone"), _said("  probetwo\n\n"), _user("probethree")),
+        ("probeone", "  probetwo\n\n", "probethree"),
         False,
     ),
     "thinking of an earlier answer": (
-        (_user("PROBEONE"), _said("PROBETWO", reasoning_content="PROBETHOUGHT"), _user("PROBETHREE")),
-        ("PROBEONE", "PROBETHOUGHT", "PROBETWO", "PROBETHREE"),
+        (_user("probeone"), _said("probetwo", reasoning_content="probethought"), _user("probethree")),
+        ("probeone", "probethought", "probetwo", "probethree"),
         False,
     ),
-    "tool definitions": ((_user("PROBEONE"),), ("probefunction", "PROBEONE"), True),
+    "tool definitions": ((_user("probeone"),), ("probefunction", "probeone"), True),
     "tool call and result": (
-        (_user("PROBEONE"), _said("", tool_calls=(_CALL,)), _RESULT),
-        ("PROBEONE", "probefunction", "probekey", "probevalue", "PROBERESULT"),
+        (_user("probeone"), _said("", tool_calls=(_CALL,)), _RESULT),
+        ("probeone", "probefunction", "probekey", "probevalue", "proberesult"),
         True,
     ),
     "words beside a tool call": (
-        (_user("PROBEONE"), _said("PROBETWO", tool_calls=(_CALL,)), _RESULT),
-        ("PROBEONE", "PROBETWO", "probefunction", "probevalue", "PROBERESULT"),
+        (_user("probeone"), _said("probetwo", tool_calls=(_CALL,)), _RESULT),
+        ("probeone", "probetwo", "probefunction", "probevalue", "proberesult"),
         True,
     ),
 }
@@ -91,7 +91,7 @@ def template_findings(renderer: Renderer) -> tuple[Finding, ...]:
     """Render every probe as this side would, and say what became of it."""
     return tuple(
         _finding(renderer, name, messages, words, tools=(PROBE_TOOL,) if with_tools else ())
-        for name, (messages, words, with_tools) in _PROBES.items()
+        for name, (messages, words, with_tools) in _probes.items()
     )
 
 

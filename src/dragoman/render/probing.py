@@ -9,7 +9,7 @@ from dragoman.errors import RenderError
 from dragoman.render.dialect import TEXT_TOOLS, Dialect, ToolSyntax, customary_thinking
 from dragoman.render.literal import LiteralReader
 from dragoman.render.messages import CALL_FORMS, CallForm, template_turns
-from dragoman.render.symbols import ids_symbols, num_common
+from dragoman.render.symbols import ids_symbols, num_common, readable
 from dragoman.render.templates import chat_ids
 from dragoman.text import Tokenization
 from dragoman.types import Message, ToolCall
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 QUESTION = Message(role="user", content="Hello")
-_ANSWER, _THOUGHT = "PROBEANSWER", "PROBETHOUGHT"
+_ANSWER, _THOUGHT = "probeanswer", "probethought"
 _NAME, _KEY, _VALUE = "probefunction", "probekey", "probevalue"
 _CALL = ToolCall(name=_NAME, arguments=f'{{"{_KEY}": "{_VALUE}"}}', id="probeid01")
 PROBE_TOOL: Mapping[str, Any] = {
@@ -83,6 +83,12 @@ def probe_dialect(
     tail = ids_symbols(tokenization, asked[num_head:])
     plain = ids_symbols(tokenization, answered)
     place = plain.rfind(_ANSWER)
+    if place < len(head):
+        raise RenderError(
+            f"the chat template of {tokenization.name!r} does not show what an assistant says: with the "
+            f"answer {_ANSWER!r} it gives {readable(plain, tokenization)!r}. Set template=plain for this "
+            "model"
+        )
     answer_open, end = plain[len(head) : place], plain[place + len(_ANSWER) :]
     think_open, think_close, thinks = _thinking(prober, head)
     syntax, form, lists = (TEXT_TOOLS, CallForm(), True) if text_tools else _tools(prober, answer_open, end)

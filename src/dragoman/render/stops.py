@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _QUESTION: Turn = {"role": "user", "content": "Hello"}
-_ANSWER: Turn = {"role": "assistant", "content": "PROBE"}
-_MARK = b"PROBE"
+_ANSWER: Turn = {"role": "assistant", "content": "probe"}
+_MARK = b"probe"
 
 
 def turn_ends(
