@@ -195,6 +195,25 @@ class TestThinking:
         first = texts(rollout, view, alignment)[0]
         assert first[0] == "thinking" and first[1].startswith(b"<think>") and first[2] == b""
 
+    def test_equal_tokenizers(self, hermes: Path) -> None:
+        """Sampled ids are kept where both sides write such a turn alike, and only there."""
+        side = student(hermes)
+        odd = [
+            i for byte in b"<think>\nWell.\n</think>\n\nYes." for i in side.tokenization.encode(bytes([byte]))
+        ]
+        completion = side.tokenization.view([*odd, side.stop_id])
+        rollout = Rollout(
+            prompt=PROMPT,
+            sample=0,
+            context_ids=side.context_ids(PROMPT),
+            completion=completion,
+            behaviour_logp=np.full(len(completion), -1, np.float32),
+        )
+        kept = teacher(hermes).view(rollout, student=side, keep_ids=True)
+        assert np.array_equal(kept.completion.ids, completion.ids) and kept.correspondence is None
+        dropped = teacher(hermes, thinking="drop").view(rollout, student=side, keep_ids=True)
+        assert dropped.completion.data == b"Yes."
+
     def test_format_the_teacher_does_not_have(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match="writes no thinking"):
             teacher(tiny.byte_level(tmp_path), thinking="teacher-format")

@@ -27,7 +27,7 @@ from dragoman.render.symbols import (
     text_symbols,
 )
 from dragoman.render.templates import Template, chat_ids, plain_ids, text_ids
-from dragoman.render.turns import THINKING, as_message, as_text, take_apart
+from dragoman.render.turns import THINKING, Part, Piece, as_message, as_text, take_apart
 from dragoman.render.viewing import Side, Thinking, answer_context, check_stop, rewrite
 from dragoman.render.written import through, write_symbols
 from dragoman.text import Tokenization
@@ -239,22 +239,22 @@ class Renderer:
         """A response in this model's conversation and tokens.
 
         With the `student`'s renderer its thinking and tool calls become this side's; without, the response
-        is text. `keep_ids` takes the sampled ids as they are, which is right only where both models give
-        every id the same meaning (`Tokenization.same_ids_as`). Raises RenderError if the response holds a
+        is text. `keep_ids` says that both models give every id the same meaning
+        (`Tokenization.same_ids_as`), so that the sampled ids are taken as they are wherever both sides also
+        write such a turn alike. Raises RenderError if the response holds a
         stop that its `stop` reason denies, or lacks one.
         """
         check_stop(rollout)
         context = self.context_ids(rollout.prompt)
-        sampled = rollout.completion
-        if keep_ids:
-            return self._view(rollout, context, sampled)
-        symbols = symbol_string(sampled)
+        symbols = symbol_string(rollout.completion)
         finished = rollout.stop is StopReason.STOP
         if student is None:
             pieces = as_text(symbols, finished=finished)
         else:
             starts_within = student.dialect.tail_opens_thinking
             pieces = take_apart(symbols, student.dialect, finished=finished, opened=starts_within)
+        if keep_ids and self._writes_alike(pieces, student):
+            return self._view(rollout, context, rollout.completion)
         formats = self.thinking is Thinking.TEACHER_FORMAT and any(p.part in THINKING for p in pieces)
         opened = formats and self.dialect.tail_opens_thinking
         draft = rewrite(
@@ -271,6 +271,12 @@ class Renderer:
         found = None if changed is None and draft.is_plain(len(symbols)) else draft.correspondence()
         context = context if opened else answer_context(context, self.side, thinks=formats)
         return self._view(rollout, context, completion, None if found is None else through(found, changed))
+
+    def _writes_alike(self, pieces: Sequence[Piece], student: Renderer | None) -> bool:
+        """Whether this side would write a turn just as it was sampled, but for the choice of tokens."""
+        if student is None or all(piece.part in (Part.ANSWER, Part.STOP) for piece in pieces):
+            return True
+        return student.dialect == self.dialect and self.thinking is not Thinking.DROP
 
     def _view(
         self,
