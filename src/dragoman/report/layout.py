@@ -19,7 +19,14 @@ from rich.cells import cell_len
 from dragoman.types import Alignment, Event, TokenText
 
 _SYMBOLS = {" ": "·", "\n": "⏎", "\t": "⇥", "\r": "\\r"}
-_EVENT_LABELS = {Event.STOP: "⟨stop⟩", Event.CONTROL: "⟨control⟩"}
+_EVENT_LABELS = {
+    Event.STOP: "⟨stop⟩",
+    Event.CONTROL: "⟨control⟩",
+    Event.THINK_OPEN: "⟨think⟩",
+    Event.THINK_CLOSE: "⟨/think⟩",
+    Event.TOOL_OPEN: "⟨call⟩",
+    Event.TOOL_CLOSE: "⟨/call⟩",
+}
 _EMPTY_TOKEN = "∅"
 _RUNNING_TEXT = "\n\t\u200c\u200d"
 

@@ -31,7 +31,7 @@ def write_report(run_dir: Path) -> Path:
     Raises DataError if the folder is not that of a run, or if a file in it cannot be read.
     """
     source = read_run(run_dir, rollouts_a_step=ROLLOUTS_A_STEP)
-    page = _environment().get_template("report.html.jinja").render(_context(source))
+    page = template_environment().get_template("report.html.jinja").render(_context(source))
     path = run_dir / "report.html"
     write_text(path, page)
     return path
@@ -65,7 +65,7 @@ def _context(source: RunSource) -> dict[str, Any]:
     }
 
 
-def _environment() -> Environment:
+def template_environment() -> Environment:
     """Templates of this package, with everything escaped and nothing undefined."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -20,6 +20,13 @@ from dragoman.types import ChunkKind, DropReason, Event, Prompt, StopReason, Tea
 
 Span = tuple[int, int]
 
+ENDINGS = {
+    StopReason.STOP: "a stop",
+    StopReason.STRING: "a stop string",
+    StopReason.LENGTH: "the length limit",
+    StopReason.CONTEXT: "the end of the context",
+}
+
 MAX_TOKENS = 600
 """Student tokens drawn of one rollout; a page must stay small enough for a phone."""
 
@@ -110,7 +117,7 @@ def _facts(record: Record) -> Iterator[str]:
     yield f"{rollout.completion.num_noncanonical} non-canonical"
     if record.supervision is not None:
         yield f"{record.supervision.num_clamped} clamped"
-    yield f"ended by {'a stop' if rollout.stop == StopReason.STOP else 'the length limit'}"
+    yield f"ended by {ENDINGS[rollout.stop]}"
     yield f"temperature {number(rollout.temperature)}"
 
 

@@ -23,6 +23,7 @@ _STYLES = {
     ChunkKind.MANY_TO_ONE: ("black on dark_sea_green2", "black on dark_sea_green3"),
     ChunkKind.MANY_TO_MANY: ("black on plum2", "black on plum3"),
     ChunkKind.EVENT: ("black on light_goldenrod2", "black on light_goldenrod3"),
+    ChunkKind.NORMALISED: ("black on light_salmon1", "black on light_salmon3"),
 }
 _WARNING_STYLES = ("bold white on red3", "bold white on dark_red")
 _NAME_CELLS = 14
