@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check format bench-align clean
+.PHONY: help quickstart test check format bench-align bench-alignment clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,6 +42,11 @@ format: $(STAMP) ## Format, and repair what the linter can repair
 bench-align: $(STAMP) ## Measure the aligner against TRL's, in an environment made for it
 	$(BIN)/dragoman assets get tokenizers
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/align_speed.py
+
+bench-alignment: $(STAMP) ## Judge the chunks of all aligners on all pairs of tokenizers; a table and a plot
+	$(BIN)/dragoman assets get pair tokenizers
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks/alignment
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alignment/run.py
 
 clean: ## Remove the environment and caches; keeps runs/ and the fetched assets
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -12,7 +12,7 @@ from itertools import combinations
 
 import numpy as np
 
-from dragoman.types import Alignment, ChunkKind, Event, TokenText
+from dragoman.types import Alignment, ChunkKind, Correspondence, Event, PairKind, TokenText
 
 Chunk = tuple[int, int, int, int]
 """`(s0, s1, t0, t1)`: student tokens `s0:s1` meet teacher tokens `t0:t1`."""
@@ -172,3 +172,62 @@ def after_events(text: TokenText, start: int) -> int:
 def has_empty_text(text: TokenText) -> bool:
     """Whether some token is neither text nor an event."""
     return bool(((np.diff(text.bounds) == 0) & (text.event == Event.NONE)).any())
+
+
+def paired_chunks(student: TokenText, teacher: TokenText, pairs: Correspondence) -> dict[Chunk, ChunkKind]:
+    """The comparable chunks under a given correspondence: all of both slices has a counterpart in the other,
+    and they cannot be divided into such slices. Tries all pairs of borders.
+    """
+    borders_s, borders_t = symbol_borders(student), symbol_borders(teacher)
+    whole = [(i, j) for i, x in enumerate(borders_s) for j, y in enumerate(borders_t) if divides(pairs, x, y)]
+    found: dict[Chunk, ChunkKind] = {}
+    for s0, t0 in whole:
+        for s1, t1 in sorted(whole):
+            span = borders_s[s0], borders_s[s1], borders_t[t0], borders_t[t1]
+            if s0 < s1 and t0 < t1 and (parts := parts_of(pairs, span)) is not None:
+                found[(s0, s1, t0, t1)] = paired_kind(student, parts, (s0, s1, t0, t1))
+                break
+    return found
+
+
+def symbol_borders(text: TokenText) -> list[int]:
+    """Token borders counted in symbols: bytes, and events of one symbol each."""
+    widths = [int(text.bounds[i + 1] - text.bounds[i]) or 1 for i in range(len(text))]
+    return [sum(widths[:i]) for i in range(len(text) + 1)]
+
+
+def divides(pairs: Correspondence, x: int, y: int) -> bool:
+    """Whether what lies before the student's symbol x and the teacher's symbol y is paired within itself."""
+    for (a, b, c, d), kind in zip(pairs.spans.tolist(), pairs.kind.tolist(), strict=True):
+        if kind == PairKind.EXACT:
+            if any((a + n < x) != (c + n < y) for n in range(b - a)):
+                return False
+        elif kind <= PairKind.MARKER and not ((b <= x and d <= y) or (a >= x and c >= y)):
+            return False
+    return True
+
+
+def parts_of(pairs: Correspondence, span: Chunk) -> set[tuple[int, PairKind]] | None:
+    """The student's symbols in a slice and how each is paired; None if a symbol of either side is not."""
+    x0, x1, y0, y1 = span
+    ours: set[tuple[int, PairKind]] = set()
+    theirs: set[int] = set()
+    for (a, b, c, d), kind in zip(pairs.spans.tolist(), pairs.kind.tolist(), strict=True):
+        if kind <= PairKind.MARKER:
+            ours |= {(n, PairKind(kind)) for n in range(max(a, x0), min(b, x1))}
+            theirs |= set(range(max(c, y0), min(d, y1)))
+    return ours if len(ours) == x1 - x0 and len(theirs) == y1 - y0 else None
+
+
+def paired_kind(student: TokenText, parts: set[tuple[int, PairKind]], chunk: Chunk) -> ChunkKind:
+    """What the definition calls slices that correspond."""
+    s0, s1, t0, t1 = chunk
+    borders = symbol_borders(student)
+    events = {borders[i] for i in range(s0, s1) if student.event[i] != Event.NONE}
+    if any(kind == PairKind.NORMALISED for _, kind in parts):
+        return ChunkKind.NORMALISED
+    if all(kind == PairKind.MARKER or place in events for place, kind in parts):
+        return ChunkKind.EVENT
+    if s1 - s0 == 1:
+        return ChunkKind.ONE_TO_ONE if t1 - t0 == 1 else ChunkKind.ONE_TO_MANY
+    return ChunkKind.MANY_TO_ONE if t1 - t0 == 1 else ChunkKind.MANY_TO_MANY

@@ -8,6 +8,7 @@ folder is the same in every run.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,11 @@ def tiny_llama(folder: Path, vocab_size: int, seed: int, layers: int = 2, hidden
 
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    ids = {name: backend.token_to_id(settings.get(f"{name}_token") or "") for name in ("eos", "bos", "pad")}
+    names = {name: settings.get(f"{name}_token") or "" for name in ("eos", "bos", "pad")}
+    ids = {
+        name: backend.token_to_id(token["content"] if isinstance(token, dict) else token)
+        for name, token in names.items()
+    }
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=hidden,
@@ -186,6 +191,15 @@ def byte_level_model(path: Path, seed: int = 0, **options: Any) -> Path:
 def sentencepiece_model(path: Path, seed: int = 0, **options: Any) -> Path:
     """A random Llama with the SentencePiece tokenizer; `options` are those of `sentencepiece`."""
     return tiny_llama(sentencepiece(path, **options), _num_ids(path), seed)
+
+
+def model_around(tokenizer: Path, folder: Path, seed: int = 0) -> Path:
+    """A random Llama with the tokenizer and template of another folder, such as a real model's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (tokenizer / name).is_file():
+            shutil.copy(tokenizer / name, folder / name)
+    return tiny_llama(folder, _num_ids(folder), seed)
 
 
 def _num_ids(folder: Path) -> int:

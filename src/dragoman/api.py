@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from dragoman.config import Config, load_config
-from dragoman.errors import UsageError
+from dragoman.data import BadValueError, read_prompt
+from dragoman.errors import DataError, UsageError
 from dragoman.methods import method_defaults
 from dragoman.observe import RunDirectory
 from dragoman.report import write_report
 from dragoman.train.loop import Progress, silent, train
 from dragoman.train.setup import build_session
-from dragoman.types import Message, Prompt
+from dragoman.types import Prompt
 
 logger = logging.getLogger(__name__)
 
 IN_PYTHON = "prompts given in Python"
-PromptLike = str | Sequence[Mapping[str, str]] | Prompt
+PromptLike = str | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +49,8 @@ def distill(
     """Distil a teacher into a student on-policy and save the result in `out`.
 
     `student` and `teacher` are folders, hub ids or `assets:NAME`. Prompts are a file or data set as in
-    `data.train`, or a sequence of texts, conversations (lists of `{"role", "content"}`) or `Prompt`s.
+    `data.train`, or a sequence of texts, conversations (lists of messages), objects with `messages` and
+    `tools` as in a prompt file, or `Prompt`s.
     `settings` are configuration keys with dots, such as `{"rollout.max_new_tokens": 64}`.
 
     >>> result = dragoman.distill(student="assets:smollm2-135m-instruct", teacher="assets:gemma-3-270m",
@@ -114,17 +116,27 @@ def run_training(
 
 
 def as_prompts(items: Sequence[PromptLike], name: str) -> list[Prompt]:
-    """Texts and conversations as prompts with keys `NAME:1`, `NAME:2` and so on."""
+    """Texts and conversations as prompts with keys `NAME:1`, `NAME:2` and so on.
+
+    Raises DataError for a conversation that a prompt file could not hold, or a key that two prompts share.
+    """
     if not items:
         raise UsageError(f"no {name} prompts: the list is empty, so there is nothing to answer")
-    found = []
+    found: dict[str, Prompt] = {}
     for number, item in enumerate(items, 1):
-        key = f"{name}:{number}"
-        if isinstance(item, Prompt):
-            found.append(item)
-        elif isinstance(item, str):
-            found.append(Prompt(key=key, text=item, origin=key))
-        else:
-            turns = tuple(Message(role=turn["role"], content=turn["content"]) for turn in item)
-            found.append(Prompt(key=key, messages=turns, origin=key))
-    return found
+        try:
+            prompt = _as_prompt(item, f"{name}:{number}")
+        except BadValueError as problem:
+            raise DataError(f"{name} prompt {number}: {problem}") from None
+        if prompt.key in found:
+            raise DataError(f"{name} prompt {number} has the key {prompt.key!r} of an earlier one")
+        found[prompt.key] = prompt
+    return list(found.values())
+
+
+def _as_prompt(item: PromptLike, key: str) -> Prompt:
+    if isinstance(item, Prompt):
+        return item
+    if isinstance(item, Mapping):
+        return read_prompt(item, key, key)
+    return read_prompt({"prompt" if isinstance(item, str) else "messages": item}, key, key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -55,3 +55,10 @@ class Prompt:
     def __post_init__(self) -> None:
         if (self.text is None) == (self.messages is None):
             raise ValueError(f"prompt {self.key!r} needs exactly one of `text` and `messages`")
+
+    def until_last_turn(self) -> Prompt:
+        """The conversation before the student's last turn, where it names its turns; else as it is."""
+        places = [place for place, message in enumerate(self.messages or ()) if message.sampled]
+        if not places or places[-1] < len(self.messages or ()) - 1:
+            return self
+        return replace(self, messages=(self.messages or ())[: places[-1]])

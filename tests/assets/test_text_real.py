@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from dragoman.text import Tokenization, vocabulary_map
+from dragoman.alignment import align
+from dragoman.text import Tokenization, placing, vocabulary_map
 from dragoman.text.probes import PROBES
 from dragoman.types import Event
+from placement import Normal, bert, check_placed, nfc, nfkc, nmt
 
 pytestmark = pytest.mark.assets
 
@@ -149,3 +154,76 @@ def test_shared_vocabulary_of_two_spellings(asset: Asset) -> None:
     assert set(zip(back.teacher_ids.tolist(), back.student_ids.tolist(), strict=True)) == set(
         zip(shared.student_ids.tolist(), shared.teacher_ids.tolist(), strict=True)
     )
+
+
+# --- places on the text of what a lossy tokenizer makes of it
+
+NORMAL: dict[str, Normal] = {"qwen3": nfc, "claude": nfkc, "j2": nmt, "minilm": bert}
+HARD = {
+    **TEXTS,
+    **PROBES,
+    "decomposed": unicodedata.normalize("NFD", "Tiếng Việt: Ça va, Ångström? 한국어 ạ̈ й " * 20).encode(),
+    "compatibility": ("ﬁne ① Ⅷ ｆｕｌｌ ½ … ™ \u00a0 \u3000 ﷺ ～ ㍿ x² №\u200b" * 20).encode(),
+    "python": Path(placing.__file__).read_bytes(),
+}
+
+
+PIECES = (
+    "e\u0301",
+    "\u0301",
+    "a\u0308\u0323",
+    "ﬁ",
+    "\ufdfa",
+    " The",
+    "\n\n",
+    "    ",
+    "漢",
+    "👩\u200d👧",
+    "x.",
+    "\x00",
+)
+pieces = st.one_of(
+    st.sampled_from(PIECES).map(str.encode),
+    st.text(st.characters(max_codepoint=0x0556, exclude_categories=("Cn", "Cs")), max_size=8).map(str.encode),
+    st.sampled_from([b"\xff", b"\xe2\x82", b"\x80"]),
+)
+broken = st.lists(pieces, max_size=12).map(b"".join)
+
+
+@pytest.mark.parametrize("name", NORMAL)
+def test_places_are_true(asset: Asset, name: str) -> None:
+    tokenization = load(asset(name))
+    for title, data in HARD.items():
+        placed = tokenization.place(data)
+        assert placed.text.ids.tolist() == tokenization.encode(data).ids.tolist(), title
+        check_placed(data, placed, NORMAL[name])
+
+
+@pytest.mark.parametrize("name", [*NORMAL, "gemma3"])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=broken)
+def test_places_are_true_of_random_text(asset: Asset, name: str, data: bytes) -> None:
+    check_placed(data, load(asset(name)).place(data), NORMAL.get(name, str))
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in LOSES])
+def test_a_lossless_tokenizer_needs_no_places(asset: Asset, name: str) -> None:
+    for data in TEXTS.values():
+        assert load(asset(name)).place(data).correspondence is None
+
+
+@pytest.mark.parametrize("name", NORMAL)
+def test_lossy_teachers_keep_their_signal(asset: Asset, name: str) -> None:
+    """At least 99 % of a lossless student's tokens are compared; of MiniLM's words only unknown ones not."""
+    teacher, student = load(asset(name)), load(asset("llama3.1"))
+    kept = total = 0
+    for title, data in HARD.items():
+        ours, placed = student.encode(data), teacher.place(data)
+        alignment = align(ours, placed.text, placed.correspondence)
+        known = not (placed.text.event != Event.NONE).any()
+        if name != "minilm" or (known and len(placed.text)):
+            kept += int(np.diff(alignment.student_bounds)[alignment.comparable].sum())
+            total += len(ours)
+        if known and len(placed.text):
+            assert alignment.coverage == 1.0, title
+    assert kept >= 0.99 * total > 0

@@ -164,7 +164,9 @@ def test_log_probs_are_the_scorers(
     scores = rescored(model, rollouts)
     behaviour = np.concatenate([rollout.behaviour_logp for rollout in rollouts])
     entropy = np.concatenate([rollout.entropy for rollout in rollouts])
-    assert behaviour.dtype == entropy.dtype == np.float32
+    stopping = np.concatenate([rollout.stop_logp for rollout in rollouts])
+    assert behaviour.dtype == entropy.dtype == stopping.dtype == np.float32
+    np.testing.assert_allclose(stopping, scores.stop_logp.numpy(), rtol=0, atol=1e-4)
     np.testing.assert_allclose(behaviour, scores.logp.numpy(), rtol=0, atol=1e-4)
     np.testing.assert_allclose(entropy, scores.entropy.numpy(), rtol=0, atol=1e-4)
 
@@ -180,6 +182,8 @@ def test_both_stops_are_drawn_and_have_the_mass_of_the_set(
         assert rollout.behaviour_logp is not None
         mass = np.logaddexp(*logp[sorted(STOPS)])
         assert rollout.behaviour_logp[-1] == pytest.approx(mass, abs=1e-4)
+        assert rollout.stop_logp is not None
+        assert rollout.stop_logp[-1] == rollout.behaviour_logp[-1]
 
 
 # --- what was sampled is what is trained on
@@ -210,7 +214,7 @@ def test_ids_are_those_the_clocks_chose(
 
 def test_exactly_one_stop_iff_finished(model: PreTrainedModel, renderer: Renderer) -> None:
     rollouts = sample(model, renderer, [replace(REQUESTS[0], sample=n) for n in range(40)])
-    assert {rollout.stop for rollout in rollouts} == set(StopReason)
+    assert {rollout.stop for rollout in rollouts} == {StopReason.STOP, StopReason.LENGTH}
     for rollout in rollouts:
         text = rollout.completion
         if rollout.stop is StopReason.STOP:
@@ -279,6 +283,10 @@ def test_draw_seed() -> None:
     assert len(seeds) == len(names)
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert draw_seed(0, 0, "a", 0) == draw_seed(0, 0, "a", 0)
+    # blake2b of "7/3/long/2": a first turn draws as it did before there were turns
+    assert draw_seed(7, 3, "long", 2, 0) == 2231827517794240856
+    turns = {draw_seed(0, 0, "a", 0, turn) for turn in range(12)}
+    assert len(turns | seeds) == 12 - 1 + len(seeds)
 
 
 # --- the model is left as it was

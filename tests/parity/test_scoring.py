@@ -124,6 +124,21 @@ def test_a_stop_is_the_whole_set(model: PreTrainedModel, batch: Batch) -> None:
     assert int(batch.is_stop.sum()) == len(LENGTHS)
 
 
+@pytest.mark.parametrize("size", SLICES)
+def test_the_mass_of_the_stops_at_every_place(model: PreTrainedModel, batch: Batch, size: int) -> None:
+    scores = TokenScorer(model, STOPS, logit_slice=size)(*batch)
+    with torch.no_grad():
+        _, table = expected_logp(model, batch)
+    torch.testing.assert_close(scores.stop_logp, table[:, list(STOPS)].logsumexp(-1), rtol=1e-5, atol=1e-5)
+    assert torch.equal(scores.stop_logp[batch.is_stop], scores.logp[batch.is_stop])
+    assert not scores.stop_logp.requires_grad
+
+
+def test_no_stops_have_no_mass(model: PreTrainedModel, batch: Batch) -> None:
+    with torch.no_grad():
+        assert torch.isneginf(TokenScorer(model, (), logit_slice=4)(*batch).stop_logp).all()
+
+
 def test_a_stop_that_is_no_stop_target_is_scored_alone(model: PreTrainedModel, batch: Batch) -> None:
     plain = batch._replace(is_stop=torch.zeros_like(batch.is_stop))
     with torch.no_grad():
@@ -169,7 +184,7 @@ def test_nothing_to_score(model: PreTrainedModel, batch: Batch, grad: bool) -> N
     none = Batch(batch.input_ids, batch.attention_mask, *(values[:0] for values in batch[2:]))
     with torch.set_grad_enabled(grad):
         scores = TokenScorer(model, STOPS, logit_slice=4, topk=3)(*none)
-    assert [tuple(values.shape) for values in scores] == [(0,), (0,), (0, 3), (0, 3)]
+    assert [tuple(values.shape) for values in scores] == [(0,), (0,), (0, 3), (0, 3), (0,)]
     if grad:
         # Takes part in a backward pass all the same, as a replica without tokens must.
         torch.autograd.backward(scores.logp.sum())

@@ -6,13 +6,22 @@ import unicodedata
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.alignment import align
-from dragoman.types import Alignment, ChunkKind, Event, TokenText
-from naive import Chunk, check_alignment, chunks_of, comparable_chunks, naive_align, token_text
+from dragoman.types import Alignment, ChunkKind, Correspondence, DropReason, Event, PairKind, TokenText
+from naive import (
+    Chunk,
+    check_alignment,
+    chunks_of,
+    comparable_chunks,
+    naive_align,
+    paired_chunks,
+    token_text,
+)
 
 thorough = settings(max_examples=300, deadline=None)
 
@@ -174,6 +183,48 @@ def test_stops_at_both_ends_meet_whatever_the_bytes(ours: bytes, theirs: bytes, 
     last = (len(student) - 1, len(student), len(teacher) - 1, len(teacher))
     assert chunks_of(alignment)[-1] == last
     assert kinds_of(alignment)[-1] == ChunkKind.EVENT
+
+
+@st.composite
+def correspondences(draw: st.DrawFn) -> tuple[TokenText, TokenText, Correspondence]:
+    """Two texts of a few letters and rows of all kinds between their symbols, some symbols in no row."""
+    rows: list[tuple[int, int, int, int, PairKind]] = []
+    x = y = 0
+    for kind in draw(st.lists(st.sampled_from(PairKind), max_size=5)):
+        x, y = x + draw(st.integers(0, 1)), y + draw(st.integers(0, 1))
+        least = 1 if kind <= PairKind.MARKER else 0
+        a = draw(st.integers(least, 3))
+        b = a if kind == PairKind.EXACT else draw(st.integers(least, 3))
+        rows.append((x, x + a, y, y + b, kind))
+        x, y = x + a, y + b
+    sizes = x + draw(st.integers(0, 1)), y + draw(st.integers(0, 1))
+    array = np.array(rows, np.int64).reshape(-1, 5)
+    pairs = Correspondence(spans=array[:, :4], kind=array[:, 4].astype(np.uint8))
+    return draw(of_symbols(sizes[0])), draw(of_symbols(sizes[1])), pairs
+
+
+@st.composite
+def of_symbols(draw: st.DrawFn, size: int) -> TokenText:
+    """Tokens of `size` symbols together, bytes and events."""
+    pieces: list[bytes | Event] = []
+    while size:
+        width = draw(st.integers(0, min(size, 3)))
+        pieces.append(b"abc"[:width] if width else Event.CONTROL)
+        size -= width or 1
+    return token_text(pieces)
+
+
+@thorough
+@given(correspondences())
+def test_a_given_correspondence_gives_the_naive_chunks(
+    case: tuple[TokenText, TokenText, Correspondence],
+) -> None:
+    student, teacher, pairs = case
+    alignment = align(student, teacher, pairs)
+    chunks = zip(chunks_of(alignment), kinds_of(alignment), strict=True)
+    assert {chunk: kind for chunk, kind in chunks if kind.comparable} == paired_chunks(*case)
+    assert alignment.student_bounds[-1] == len(student) and alignment.teacher_bounds[-1] == len(teacher)
+    assert np.array_equal(alignment.reasons == DropReason.NONE, alignment.comparable)
 
 
 @settings(deadline=None)

@@ -184,7 +184,7 @@ USER = {"role": "user", "content": "a"}
         ({"messages": [{"role": "user"}]}, '`messages[0]` is {"role": "user"}, expected an object with role'),
         (
             {"messages": [USER, {"role": "human", "content": "a"}]},
-            '`messages[1]` has the role "human", expected one of system, user, assistant, tool',
+            '`messages[1]` has the role "human", expected one of system, developer, user, assistant, tool',
         ),
         ({"messages": [{"role": ["user"], "content": "a"}]}, '`messages[0]` has the role ["user"], expected'),
         (

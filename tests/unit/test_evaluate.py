@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from dragoman.alignment import align
 from dragoman.config import MethodConfig, StudentConfig, TeacherConfig
 from dragoman.evaluate import Evaluation, evaluate, measure, ratio_change_interval, ratio_interval
 from dragoman.evaluate.heldout import REPORTED
@@ -23,43 +22,16 @@ from dragoman.observe import Metrics, Ratio, Record
 from dragoman.pipeline import Pipeline, supervisor
 from dragoman.render import Renderer
 from dragoman.rollout import Sampler, Sampling
-from dragoman.supervise import CREDITS, SampledSettings, supervise_sampled
+from dragoman.supervise import CREDITS, SampledSettings
 from dragoman.teach import InProcessTeacher
-from dragoman.types import DropReason, Event, Prompt, Rollout, StopReason, TeacherScores
-from naive import token_text
+from dragoman.types import (
+    DropReason,
+    Message,
+    Prompt,
+)
+from recorded import STUDENT, STUDENT_LOGP, TEACHER, TEACHER_LOGP, record_of
 
 NAN = float("nan")
-
-
-def record_of(
-    student: Sequence[bytes | Event],
-    student_logp: Sequence[float],
-    teacher: Sequence[bytes | Event],
-    teacher_logp: Sequence[float],
-    settings: SampledSettings | None = None,
-) -> Record:
-    """A record of one rollout; a teacher's NaN is missing as not finite."""
-    completion = token_text(student)
-    rollout = Rollout(
-        prompt=Prompt(key="p", text="x"),
-        sample=0,
-        context_ids=np.array([7]),
-        completion=completion,
-        behaviour_logp=np.array(student_logp, np.float32),
-        entropy=np.full(len(completion), 0.5, np.float32),
-        stop=StopReason.STOP if completion.num_stops else StopReason.LENGTH,
-    )
-    logp = np.array(teacher_logp, np.float32)
-    missing = np.where(np.isnan(logp), DropReason.NON_FINITE, DropReason.NONE).astype(np.uint8)
-    scores = TeacherScores(logp=logp, missing=missing)
-    alignment = align(completion, token_text(teacher))
-    supervision = None if settings is None else supervise_sampled(rollout, scores, alignment, settings)
-    return Record(rollout=rollout, scores=scores, alignment=alignment, supervision=supervision, step=1)
-
-
-# |Hel|lo| wor|ld|stop| meets |Hello| world|stop|
-STUDENT, STUDENT_LOGP = (b"Hel", b"lo", b" wor", b"ld", Event.STOP), (-1.0, -2.0, -0.5, -0.25, -4.0)
-TEACHER, TEACHER_LOGP = (b"Hello", b" world", Event.STOP), (-2.0, -1.0, -1.5)
 
 
 # --- one record
@@ -121,8 +93,9 @@ def test_student_equal_to_teacher() -> None:
 def test_without_scores_only_what_needs_no_teacher() -> None:
     whole = record_of(STUDENT, STUDENT_LOGP, TEACHER, TEACHER_LOGP)
     record = Record(rollout=replace(whole.rollout, behaviour_logp=None, entropy=None), step=1)
+    ended = ["ended/context", "ended/length", "ended/stop", "ended/stop_string"]
     names = ["length_bytes", "length_tokens", "noncanonical_rate", "repetition", "stop_rate"]
-    assert measure(record).names == names
+    assert measure(record).names == [*ended, *names]
 
 
 def test_a_response_without_tokens() -> None:
@@ -269,13 +242,17 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return tiny.byte_level_model(root / "student", seed=1), tiny.sentencepiece_model(root / "teacher", seed=2)
 
 
-def pipeline_of(student: Path, teacher: Path) -> Pipeline:
+def pipeline_of(student: Path, teacher: Path, stop_strings: tuple[str, ...] = ()) -> Pipeline:
     side = StudentConfig(model=str(student))
     other = TeacherConfig(model=str(teacher))
     renderer = Renderer.from_config(side)
     return Pipeline(
         student=renderer,
-        engine=Sampler(load_model(side), renderer, Sampling(max_new_tokens=16, batch_size=4)),
+        engine=Sampler(
+            load_model(side),
+            renderer,
+            Sampling(max_new_tokens=16, batch_size=4, stop_strings=stop_strings),
+        ),
         teacher=InProcessTeacher(load_model(other), Renderer.from_config(other), other),
         supervise=supervisor(get_method("chunk"), MethodConfig()),
     )
@@ -296,6 +273,21 @@ def test_evaluation(folders: tuple[Path, Path]) -> None:
     # Another model with another tokenizer: far from the student, and every byte compared
     low, high = found.interval("kl_per_byte")
     assert 0 < low < found.value("kl_per_byte") < high
+
+
+def test_a_conversation_is_one_prompt_with_all_its_turns(folders: tuple[Path, Path]) -> None:
+    ask, slot = Message(role="user", content="What is it?"), Message(role="assistant", sampled=True)
+    conversation = Prompt(key="turns", messages=(ask, slot, ask, slot))
+    prompts = [PROMPTS[0], conversation, PROMPTS[1]]
+    pipeline = pipeline_of(*folders, stop_strings=("e", "t", " "))
+    found = evaluate(pipeline, prompts, samples=8, seed=3)
+    turns = Counter(record.rollout.prompt.key for record in found.records)
+    assert turns["p0"] == turns["p1"] == 8 < turns["turns"] <= 16
+    assert [metrics.ratios["stop_rate"].denominator for metrics in found.by_prompt] == [
+        turns[prompt.key] for prompt in prompts
+    ]
+    parts = evaluate(pipeline, prompts, samples=8, seed=3, batch=1)
+    assert [r.rollout.key for r in parts.records] == [r.rollout.key for r in found.records]
 
 
 def test_evaluation_does_not_depend_on_its_batches(folders: tuple[Path, Path]) -> None:
@@ -321,6 +313,7 @@ def test_a_student_that_is_its_teacher_has_no_distance(folders: tuple[Path, Path
 
 
 def test_reported_figures() -> None:
+    assert {"stop_probability/student", "stop_probability/teacher"} <= set(REPORTED)
     ratios = {name: Ratio(1.0, 2) for name in REPORTED[1:]}
     found = Evaluation(by_prompt=(Metrics(ratios), Metrics(ratios)), records=())
     flat, summary = found.flat(), found.summary()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +17,11 @@ from dragoman.observe import Record, read_records, write_records
 from dragoman.types import (
     Alignment,
     ChunkKind,
+    Correspondence,
     DropReason,
     Event,
     Message,
+    PairKind,
     Prompt,
     Rollout,
     StopReason,
@@ -28,25 +29,14 @@ from dragoman.types import (
     TeacherScores,
     TeacherView,
     TokenText,
+    ToolCall,
 )
+from recorded import assert_same, example
 
 IDS = st.integers(0, 2**40)
 FLOATS = st.floats(width=32)
 # Lone surrogates too: a server may hand them on.
 TEXTS = st.text(st.characters(codec=None), max_size=12)
-
-
-def assert_same(got: Any, expected: Any, where: str = "record") -> None:
-    """Equality of nested dataclasses, arrays by dtype, shape and bits (NaN equals NaN)."""
-    assert type(got) is type(expected), where
-    if is_dataclass(expected):
-        for field in fields(expected):
-            assert_same(getattr(got, field.name), getattr(expected, field.name), f"{where}.{field.name}")
-    elif isinstance(expected, np.ndarray):
-        assert got.dtype == expected.dtype and got.shape == expected.shape, where
-        np.testing.assert_array_equal(got, expected, err_msg=where)
-    else:
-        assert got == expected, where
 
 
 @st.composite
@@ -63,13 +53,29 @@ def token_texts(draw: st.DrawFn) -> TokenText:
     )
 
 
+CALLS = st.builds(ToolCall, name=TEXTS, arguments=TEXTS, id=st.none() | TEXTS)
+MESSAGES = st.builds(
+    Message,
+    role=st.sampled_from(["system", "user", "assistant", "tool"]),
+    content=TEXTS,
+    reasoning_content=st.none() | TEXTS,
+    tool_calls=st.lists(CALLS, max_size=2).map(tuple),
+    tool_call_id=st.none() | TEXTS,
+    name=st.none() | TEXTS,
+    sampled=st.booleans(),
+)
+TOOLS = st.lists(
+    st.fixed_dictionaries({"type": st.just("function"), "function": st.dictionaries(TEXTS, TEXTS)}),
+    max_size=2,
+).map(tuple)
+
+
 @st.composite
 def rollouts(draw: st.DrawFn) -> Rollout:
-    turns = st.builds(Message, role=st.sampled_from(["system", "user"]), content=TEXTS)
-    conversation = st.lists(turns, min_size=1, max_size=3).map(tuple)
+    conversation = st.lists(MESSAGES, min_size=1, max_size=3).map(tuple)
     prompt = draw(
-        st.builds(Prompt, key=TEXTS, text=TEXTS, origin=TEXTS)
-        | st.builds(Prompt, key=TEXTS, messages=conversation, origin=TEXTS)
+        st.builds(Prompt, key=TEXTS, text=TEXTS, tools=TOOLS, origin=TEXTS)
+        | st.builds(Prompt, key=TEXTS, messages=conversation, tools=TOOLS, origin=TEXTS)
     )
     completion = draw(token_texts())
     floats = st.none() | hnp.arrays(np.float32, len(completion), elements=FLOATS)
@@ -80,9 +86,11 @@ def rollouts(draw: st.DrawFn) -> Rollout:
         completion=completion,
         behaviour_logp=draw(floats),
         entropy=draw(floats),
+        stop_logp=draw(floats),
         temperature=draw(st.floats(0.01, 10)),
         stop=draw(st.sampled_from(StopReason)),
         policy_version=draw(st.integers(0, 99)),
+        turn=draw(st.integers(0, 3)),
     )
 
 
@@ -97,7 +105,20 @@ def teacher_scores(draw: st.DrawFn, size: int) -> TeacherScores:
         missing=missing,
         topk_ids=draw(st.none() | hnp.arrays(np.int32, shape)),
         topk_logp=draw(st.none() | hnp.arrays(np.float32, shape, elements=FLOATS)),
+        stop_logp=draw(st.none() | hnp.arrays(np.float32, size, elements=FLOATS)),
     )
+
+
+@st.composite
+def correspondences(draw: st.DrawFn) -> Correspondence:
+    kinds = draw(st.lists(st.sampled_from(PairKind), max_size=4))
+    rows, place, other = [], 0, 0
+    for kind in kinds:
+        size, gap = draw(st.integers(1, 3)), draw(st.integers(0, 2))
+        width = size if kind is PairKind.EXACT else draw(st.integers(0, 3))
+        rows.append((place, place + size, other + gap, other + gap + width))
+        place, other = place + size, other + gap + width
+    return Correspondence(spans=np.array(rows, np.int64).reshape(-1, 4), kind=np.array(kinds, np.uint8))
 
 
 @st.composite
@@ -123,6 +144,7 @@ def records(draw: st.DrawFn) -> Record:
             ids=np.array(draw(st.lists(IDS, max_size=5)), np.int64),
             start=draw(st.integers(0, 5)),
             completion=draw(token_texts()),
+            correspondence=draw(st.none() | correspondences()),
         )
     if draw(st.booleans()):
         scores = draw(teacher_scores(len(view.completion) if view is not None else draw(st.integers(0, 4))))
@@ -155,47 +177,6 @@ def test_round_trip_is_lossless(tmp_path: Path, written: list[Record]) -> None:
         assert_same(got, expected)
 
 
-def example() -> Record:
-    """Student |H|c3|a9 llo|stop|, the é cut in two, against teacher |Héllo|stop| whose context ends there."""
-    completion = TokenText(
-        ids=np.array([40, 136, 9, 2], np.int64),
-        data="Héllo".encode(),
-        bounds=np.array([0, 1, 2, 6, 6], np.int64),
-        event=np.array([0, 0, 0, Event.STOP], np.uint8),
-        canonical=np.array([True, True, False, True]),
-    )
-    rollout = Rollout(
-        prompt=Prompt(key="p:1", messages=(Message(role="user", content="Hi"),), origin="p.jsonl:1"),
-        sample=0,
-        context_ids=np.array([5, 6], np.int64),
-        completion=completion,
-        behaviour_logp=np.array([-0.1, np.nan, -2.0, -np.inf], np.float32),
-    )
-    teacher = TokenText(
-        ids=np.array([7, 1], np.int64),
-        data="Héllo".encode(),
-        bounds=np.array([0, 6, 6], np.int64),
-        event=np.array([0, Event.STOP], np.uint8),
-        canonical=np.array([True, True]),
-    )
-    return Record(
-        rollout=rollout,
-        view=TeacherView(
-            rollout_key="p:1/0", teacher="t", ids=np.array([3, 7, 1], np.int64), start=1, completion=teacher
-        ),
-        scores=TeacherScores(
-            logp=np.array([-1.5, np.nan], np.float32),
-            missing=np.array([0, DropReason.TEACHER_CONTEXT], np.uint8),
-        ),
-        alignment=Alignment(
-            student_bounds=np.array([0, 3, 4]),
-            teacher_bounds=np.array([0, 1, 2]),
-            kind=np.array([ChunkKind.MANY_TO_ONE, ChunkKind.EVENT], np.uint8),
-        ),
-        step=3,
-    )
-
-
 def test_layout(tmp_path: Path) -> None:
     path = tmp_path / "rollouts" / "step-000003.jsonl"
     write_records(path, [example()])
@@ -206,6 +187,7 @@ def test_layout(tmp_path: Path) -> None:
         "step": 3,
         "prompt": {"key": "p:1", "messages": [{"role": "user", "content": "Hi"}], "origin": "p.jsonl:1"},
         "sample": 0,
+        "turn": 0,
         "stop": "stop",
         "temperature": 1.0,
         "policy_version": 0,
@@ -219,6 +201,7 @@ def test_layout(tmp_path: Path) -> None:
             "canonical": [True, True, False, True],
             "logp": [-0.10000000149011612, None, -2.0, "-inf"],
             "entropy": None,
+            "stop_logp": [-4.0, None, "-inf", 0.0],
         },
         "teacher": {
             "name": "t",
@@ -231,10 +214,12 @@ def test_layout(tmp_path: Path) -> None:
                 "event": [0, 1],
                 "canonical": [True, True],
             },
+            "correspondence": [[0, 6, 0, 6, "exact"], [6, 7, 6, 7, "marker"]],
             "logp": [-1.5, None],
             "missing": [0, 3],
             "topk_ids": None,
             "topk_logp": None,
+            "stop_logp": None,
         },
         "chunks": [[0, 3, 0, 1, "n:1"], [3, 4, 1, 2, "event"]],
         "supervision": None,
@@ -250,7 +235,7 @@ def test_text_is_readable_and_bytes_are_exact(tmp_path: Path) -> None:
         canonical=np.ones(2, bool),
     )
     path = tmp_path / "r.jsonl"
-    rollout = replace(example().rollout, completion=cut, behaviour_logp=None)
+    rollout = replace(example().rollout, completion=cut, behaviour_logp=None, stop_logp=None)
     write_records(path, [Record(rollout=rollout, step=1)])
     assert '"text": "日\ufffd"' in path.read_text(encoding="utf-8")
     (record,) = read_records(path)
@@ -281,8 +266,11 @@ def test_view_of_another_rollout_is_refused() -> None:
             "chunk 1 starts at tokens 2 and 1, but the one before ended at 3 and 1",
         ),
         ('"n:1"', '"n:7"', "no 'n:7'"),
-        ('"p:1/0"', '"p:1/7"', "prompt and sample make it 'p:1/0'"),
+        ('"p:1/0"', '"p:1/7"', "prompt, sample and turn make it 'p:1/0'"),
         ('"missing": [0, 3]', '"missing": [0, 300]', "300"),
+        ('"prompt": {', '"prompt": 7, "was": {', "has no attribute"),
+        ('"exact"', '"nearly"', "no 'nearly'"),
+        ("[[0, 6, 0, 6, ", "[[0, 6, 0, 5, ", "two sides of an exact span must be equally long"),
         ("é", "\udce9", "utf-8"),  # one byte, e9
     ],
 )

@@ -16,8 +16,10 @@ from dragoman.supervise import CREDITS, Guard, SampledSettings, supervise_answer
 from dragoman.supervise.sampled import chunk_sums
 from dragoman.types import (
     ChunkKind,
+    Correspondence,
     DropReason,
     Event,
+    PairKind,
     Prompt,
     Rollout,
     StopReason,
@@ -73,10 +75,17 @@ def supervise(
     settings: SampledSettings = CHUNK,
     canonical: Sequence[bool] | None = None,
     missing: DropReason = DropReason.NON_FINITE,
+    pairs: Correspondence | None = None,
 ) -> Supervision:
     rollout = rollout_of(student, student_logp, canonical)
-    alignment = align(rollout.completion, token_text(teacher))
+    alignment = align(rollout.completion, token_text(teacher), pairs)
     return supervise_sampled(rollout, scores_of(teacher_logp, missing), alignment, settings)
+
+
+def paired(first: PairKind, *, teacher: int) -> Correspondence:
+    """The student's first symbol meets `teacher` symbols in some way, its second the next one exactly."""
+    spans = np.array([[0, 1, 0, teacher], [1, 2, teacher, teacher + 1]])
+    return Correspondence(spans=spans, kind=np.array([first, PairKind.EXACT], np.uint8))
 
 
 def credit_of(supervision: Supervision) -> list[float]:
@@ -136,47 +145,31 @@ def test_a_response_without_tokens(rule: str, guard: Guard) -> None:
 
 BAD_CHUNKS: list[tuple[DropReason, Callable[[], Supervision]]] = [
     # The teacher spells "b" another way: the chunk around it is impure.
-    (
-        DropReason.BYTES_DIFFER,
-        lambda: supervise([b"a", b"b", b"c"], [-1] * 3, [b"a", b"x", b"c"], [-3] * 3),
-    ),
+    (DropReason.BYTES_DIFFER, lambda: supervise([b"a", b"b", b"c"], [-1] * 3, [b"a", b"x", b"c"], [-3] * 3)),
     # A control token that the teacher does not have.
-    (
-        DropReason.STUDENT_ONLY,
-        lambda: supervise([b"a", CONTROL, b"c"], [-1] * 3, [b"a", b"c"], [-3] * 2),
-    ),
-    (
-        DropReason.TEACHER_CONTEXT,
-        lambda: supervise(
-            [b"c", b"b"], [-1] * 2, [b"c", b"b"], [-3, NAN], missing=DropReason.TEACHER_CONTEXT
-        ),
-    ),
+    (DropReason.STUDENT_ONLY, lambda: supervise([b"a", CONTROL, b"c"], [-1] * 3, [b"a", b"c"], [-3] * 2)),
+    (DropReason.TEACHER_CONTEXT, lambda: supervise(
+        [b"c", b"b"], [-1] * 2, [b"c", b"b"], [-3, NAN], missing=DropReason.TEACHER_CONTEXT)),
     (DropReason.NON_FINITE, lambda: supervise([b"b", b"c"], [-1] * 2, [b"b", b"c"], [NAN, -3])),
     (DropReason.NON_FINITE, lambda: supervise([b"b", b"c"], [NAN, -1], [b"b", b"c"], [-3, -3])),
     (DropReason.NON_FINITE, lambda: supervise([b"b", b"c"], [-np.inf, -1], [b"b", b"c"], [-3, -3])),
     # One student token meets three of the teacher's where two are allowed.
-    (
-        DropReason.CHUNK_TOO_LONG,
-        lambda: supervise(
-            [b"xyz", b"c"],
-            [-1] * 2,
-            [b"x", b"y", b"z", b"c"],
-            [-3] * 4,
-            settings=replace(CHUNK, max_chunk_tokens=2),
-        ),
-    ),
-    (
-        DropReason.NON_CANONICAL,
-        lambda: supervise(
-            [b"b", b"c"],
-            [-1] * 2,
-            [b"b", b"c"],
-            [-3] * 2,
-            canonical=[False, True],
-            settings=replace(CHUNK, guard=Guard.MASK),
-        ),
-    ),
-]
+    (DropReason.CHUNK_TOO_LONG, lambda: supervise(
+        [b"xyz", b"c"], [-1] * 2, [b"x", b"y", b"z", b"c"], [-3] * 4,
+        settings=replace(CHUNK, max_chunk_tokens=2))),
+    (DropReason.NON_CANONICAL, lambda: supervise(
+        [b"b", b"c"], [-1] * 2, [b"b", b"c"], [-3] * 2, canonical=[False, True],
+        settings=replace(CHUNK, guard=Guard.MASK))),
+    # "B" is "b" to the teacher's tokenizer, and such chunks are masked.
+    (DropReason.NORMALISED, lambda: supervise(
+        [b"B", b"c"], [-1] * 2, [b"b", b"c"], [-3] * 2,
+        settings=replace(CHUNK, mask_normalised=True), pairs=paired(PairKind.NORMALISED, teacher=1))),
+    # The teacher writes "{" another way, and is not shown the thought "t".
+    (DropReason.TOOL_SYNTAX, lambda: supervise(
+        [b"{", b"c"], [-1] * 2, [b"<", b"c"], [-3] * 2, pairs=paired(PairKind.TOOL_SYNTAX, teacher=1))),
+    (DropReason.THINKING, lambda: supervise(
+        [b"t", b"c"], [-1] * 2, [b"c"], [-3], pairs=paired(PairKind.THINKING, teacher=0))),
+]  # fmt: skip
 """Responses in which one token has no signal, and all others D = -3 + 1."""
 
 
@@ -195,6 +188,14 @@ def test_one_bad_chunk_of_each_kind(expected: DropReason, supervision: Callable[
 
 def test_every_reason_has_a_case() -> None:
     assert {reason for reason, _ in BAD_CHUNKS} == set(DropReason) - {DropReason.NONE}
+
+
+def test_normalised_chunks_have_signal_unless_masked() -> None:
+    # D = -2 + 1 and -3 + 1
+    found = supervise(
+        [b"B", b"c"], [-1] * 2, [b"b", b"c"], [-2, -3], pairs=paired(PairKind.NORMALISED, teacher=1)
+    )
+    assert (credit_of(found), found.dropped) == ([-1.0, -2.0], {})
 
 
 def test_a_missing_value_costs_its_whole_chunk_and_no_other() -> None:

@@ -113,6 +113,16 @@ def test_a_stop_is_the_sum_over_the_stop_set(make: Make, model: PreTrainedModel)
     assert scores.logp[-1] > float(row[stops].max())
 
 
+def test_the_mass_of_the_stops_is_known_at_every_place(make: Make, model: PreTrainedModel) -> None:
+    teacher = make(batch_tokens=40)
+    for view, scores in zip(views_of(teacher), teacher.score(views_of(teacher)), strict=True):
+        expected = table(model, view)[:, [1, 5]].logsumexp(-1).numpy()
+        assert scores.stop_logp is not None
+        np.testing.assert_allclose(scores.stop_logp, expected, atol=1e-5)
+        stops = view.completion.event == Event.STOP
+        np.testing.assert_array_equal(scores.stop_logp[stops], scores.logp[stops])
+
+
 @pytest.mark.parametrize("settings", [{"batch_tokens": 1}, {"batch_tokens": 40}, {"logit_slice": 1}])
 def test_scores_do_not_depend_on_the_batches(make: Make, settings: dict[str, int]) -> None:
     together, apart = make(), make(**settings)
@@ -160,6 +170,8 @@ def test_what_is_beyond_the_context_is_missing_and_the_rest_the_same(make: Make,
     np.testing.assert_allclose(scores.logp[:-beyond], expected[:-beyond], atol=1e-5)
     assert scores.topk_logp is not None
     assert np.isneginf(scores.topk_logp[-beyond:]).all()
+    assert scores.stop_logp is not None
+    assert np.isnan(scores.stop_logp).tolist() == [False] * (len(expected) - beyond) + [True] * beyond
     assert (fits.missing == DropReason.NONE).all()
 
 

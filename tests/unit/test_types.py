@@ -12,9 +12,11 @@ from dragoman.errors import AlignmentError, TeacherError, TokenizerError
 from dragoman.types import (
     Alignment,
     ChunkKind,
+    Correspondence,
     DropReason,
     Event,
     Message,
+    PairKind,
     Prompt,
     Rollout,
     Supervision,
@@ -157,7 +159,8 @@ def test_alignment_of_nothing() -> None:
 
 
 def test_comparable_kinds() -> None:
-    kinds = alignment(list(range(9)), list(range(9)), list(ChunkKind))
+    bounds = list(range(len(ChunkKind) + 1))
+    kinds = alignment(bounds, bounds, list(ChunkKind))
     lost = {ChunkKind.STUDENT_ONLY, ChunkKind.TEACHER_ONLY, ChunkKind.IMPURE}
     assert {kind for kind, ok in zip(ChunkKind, kinds.comparable, strict=True) if not ok} == lost
 
@@ -184,16 +187,64 @@ def test_dropped_counts_by_reason() -> None:
 
 
 def test_labels() -> None:
-    labels = ["1:1", "1:n", "n:1", "n:m", "event", "student-only", "teacher-only", "impure"]
+    labels = ["1:1", "1:n", "n:1", "n:m", "event", "normalised", "student-only", "teacher-only", "impure"]
     assert [kind.label for kind in ChunkKind] == labels
+    assert [kind.comparable for kind in ChunkKind] == [True] * 6 + [False] * 3
     assert DropReason.CHUNK_TOO_LONG.label == "chunk_too_long"
     assert len({reason.label for reason in DropReason}) == len(DropReason)
 
 
-def test_codes_written_to_files_do_not_change() -> None:
-    assert [(event.name, event.value) for event in Event] == [("NONE", 0), ("STOP", 1), ("CONTROL", 2)]
-    assert [kind.value for kind in ChunkKind] == list(range(8))
-    assert [reason.value for reason in DropReason] == list(range(7))
+def test_events_written_to_files_do_not_change() -> None:
+    """Records hold the events of a text as numbers; chunk kinds and reasons are written by their labels."""
+    markers = ["THINK_OPEN", "THINK_CLOSE", "TOOL_OPEN", "TOOL_CLOSE"]
+    assert [(event.name, event.value) for event in Event] == [
+        (name, code) for code, name in enumerate(["NONE", "STOP", "CONTROL", *markers])
+    ]
+
+
+def test_reasons_of_chunks() -> None:
+    # Left out, they follow from the kinds; given, they are taken as they are.
+    plain = alignment(
+        [0, 1, 2, 2, 3],
+        [0, 1, 1, 2, 3],
+        [ChunkKind.NORMALISED, ChunkKind.STUDENT_ONLY, ChunkKind.TEACHER_ONLY, ChunkKind.IMPURE],
+    )
+    assert plain.reasons.tolist() == [
+        DropReason.NONE, DropReason.STUDENT_ONLY, DropReason.BYTES_DIFFER, DropReason.BYTES_DIFFER
+    ]  # fmt: skip
+    given = np.array([0, DropReason.THINKING, 0, DropReason.TOOL_SYNTAX], np.uint8)
+    assert replace(plain, reason=given).reasons.tolist() == given.tolist()
+
+
+# --- correspondences
+
+
+def correspondence(spans: list[list[int]], kind: list[PairKind]) -> Correspondence:
+    return Correspondence(spans=np.array(spans, np.int64).reshape(-1, 4), kind=np.array(kind, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("spans", "kind", "message"),
+    [
+        ([[0, 1, 0, 1]], [], "1 spans, 0 kinds"),
+        ([[0, 2, 0, 1]], [PairKind.EXACT], "equally long"),
+        ([[1, 0, 0, 1]], [PairKind.MARKER], "in order and disjoint"),
+        ([[-1, 1, 0, 1]], [PairKind.MARKER], "in order and disjoint"),
+        ([[0, 2, 0, 2], [1, 3, 2, 4]], [PairKind.EXACT] * 2, "in order and disjoint"),
+        ([[0, 2, 0, 2], [2, 3, 1, 2]], [PairKind.EXACT] * 2, "in order and disjoint"),
+    ],
+)
+def test_a_correspondence_that_contradicts_itself(
+    spans: list[list[int]], kind: list[PairKind], message: str
+) -> None:
+    with pytest.raises(AlignmentError, match=message):
+        correspondence(spans, kind)
+
+
+def test_a_correspondence() -> None:
+    assert len(correspondence([], []).kind) == 0
+    # Wholes need not be equally long, and what has no counterpart may be empty on one side.
+    correspondence([[0, 3, 0, 1], [3, 7, 1, 1]], [PairKind.NORMALISED, PairKind.THINKING])
 
 
 def test_levels_include_those_before() -> None:

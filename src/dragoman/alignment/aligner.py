@@ -50,11 +50,11 @@ def align(student: TokenText, teacher: TokenText, correspondence: Correspondence
         runs = _runs_around_events(student, teacher) if same_bytes else matching_runs(symbols_s, symbols_t)
         correspondence = _as_correspondence(runs)
     _check_extent(correspondence, len(symbols_s), len(symbols_t))
-    return _align_by_rows(student, correspondence, borders_s, borders_t)
+    return _align_by_rows(symbols_s >= _FIRST_EVENT, correspondence, borders_s, borders_t)
 
 
 def _align_by_rows(
-    student: TokenText,
+    event_symbols: Bool[np.ndarray, " N"],
     correspondence: Correspondence,
     borders_s: Int64[np.ndarray, " S_plus_1"],
     borders_t: Int64[np.ndarray, " T_plus_1"],
@@ -66,16 +66,21 @@ def _align_by_rows(
     bounds_t = np.searchsorted(borders_t, cuts[:, 1])
     width_s, width_t = np.diff(cuts, axis=0).T
 
+    def within(rows: Bool[np.ndarray, " R"], side: int) -> Bool[np.ndarray, " N"]:
+        """Which symbols of one side lie in some rows."""
+        size = int((borders_s, borders_t)[side][-1])
+        return _covered(correspondence.spans[rows][:, 2 * side : 2 * side + 2], size)
+
+    def count(symbols: Bool[np.ndarray, " N"], side: int) -> Int64[np.ndarray, " C"]:
+        """Some symbols of one side, by chunk."""
+        return np.diff(np.concatenate([[0], np.cumsum(symbols)])[cuts[:, side]])
+
     def share(rows: Bool[np.ndarray, " R"], side: int) -> Int64[np.ndarray, " C"]:
-        """Symbols of each chunk, on one side, that lie in some rows."""
-        borders = borders_t if side else borders_s
-        inside = _covered(correspondence.spans[rows][:, 2 * side : 2 * side + 2], int(borders[-1]))
-        return np.diff(np.concatenate([[0], np.cumsum(inside)])[cuts[:, side]])
+        return count(within(rows, side), side)
 
     of = correspondence.kind
     pure = (share(matching, 0) == width_s) & (share(matching, 1) == width_t)
-    markers = share(of == PairKind.MARKER, 0)
-    is_event = ((markers == width_s) & (width_s > 0)) | _first_is_event(student, bounds_s)
+    is_event = count(within(of == PairKind.MARKER, 0) | event_symbols, 0) == width_s
     kinds = _kinds(
         np.diff(bounds_s), np.diff(bounds_t), pure, is_event, share(of == PairKind.NORMALISED, 0) > 0
     )

@@ -12,9 +12,11 @@ import click
 
 from dragoman.cli.align import align
 from dragoman.cli.assets import assets
+from dragoman.cli.audit import audit
 from dragoman.cli.doctor import doctor
 from dragoman.cli.methods import methods
 from dragoman.cli.train import evaluate, train
+from dragoman.cli.view import view
 from dragoman.errors import DragomanError, UsageError
 
 
@@ -32,7 +34,7 @@ def cli() -> None:
     """
 
 
-for command in (train, evaluate, align, methods, doctor, assets):
+for command in (train, evaluate, audit, align, view, methods, doctor, assets):
     cli.add_command(command)
 
 

@@ -8,32 +8,39 @@ import click
 
 
 @click.command()
-@click.argument("place", metavar="RUN|ROLLOUTS", type=click.Path(exists=True, path_type=Path))
-@click.option("--key", help="Only the rollouts of this name, such as train:3/0.")
+@click.argument("place", metavar="RUN|ROLLOUTS")
+@click.option("--key", help="Only rollouts of this name, such as train:3/0.")
+@click.option("--step", type=click.IntRange(0), help="Only rollouts of this step.")
 @click.option(
     "--limit", type=click.IntRange(1), default=64, show_default=True, help="Most rollouts in the page."
 )
 @click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Page to write [RUN/view.html]."
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Page to write; default: view.html in the run, or beside the file.",
 )
-def view(place: Path, key: str | None, limit: int, output: Path | None) -> None:
+def view(place: str, key: str | None, step: int | None, limit: int, output: Path | None) -> None:
     """Write a page to look into recorded rollouts: both rows of tokens, chunks, credits, reasons.
 
     \b
     dragoman view runs/quickstart
-    dragoman view runs/quickstart/rollouts/step-000001.jsonl --key train:3/0 -o one.html
+    dragoman view runs/quickstart --step 20 --key train:3/0
+    dragoman view runs/quickstart/rollouts/step-000001.jsonl:4 -o one.html
 
-    One file that needs no network; it shows every token with its numbers, filters and a search.
+    PLACE is the folder of a run, a file of its rollouts/, or FILE:LINE. The page is one file that needs no
+    network; its path is printed.
     """
-    from dragoman.report.viewer import select_records, write_viewer
+    from dragoman.report.viewer import parse_place, select_records, write_viewer
 
-    selection = select_records(place, key=key, limit=limit)
+    found = parse_place(place)
+    selection = select_records(found, key=key, step=step, limit=limit)
     if output is None:
-        output = place / "view.html" if place.is_dir() else place.with_suffix(".html")
+        output = found.path / "view.html" if found.path.is_dir() else found.path.with_suffix(".html")
     click.echo(write_viewer(selection, output))
     if selection.num_left_out:
         click.echo(
             f"{len(selection.records)} rollouts are in the page, {selection.num_left_out} more are left out; "
-            "raise --limit or name one with --key",
+            "raise --limit, or choose with --step and --key",
             err=True,
         )

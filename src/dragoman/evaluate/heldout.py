@@ -19,6 +19,8 @@ REPORTED = (
     "coverage",
     "noncanonical_rate",
     "stop_rate",
+    "stop_probability/student",
+    "stop_probability/teacher",
     "length_tokens",
     "length_bytes",
     "entropy",
@@ -65,7 +67,8 @@ class Evaluation:
 def evaluate(
     pipeline: Pipeline, prompts: Sequence[Prompt], *, samples: int, seed: int, batch: int = 64
 ) -> Evaluation:
-    """Sample `samples` responses to every prompt, score them and measure them.
+    """Sample `samples` responses to every prompt (of a conversation, all its turns), score them and measure
+    them. The figures of a prompt are those of all its rollouts; keys of prompts are unique.
 
     Seeds do not depend on the step: before and after are compared on common random numbers.
     """
@@ -75,7 +78,9 @@ def evaluate(
         part = prompts[start : start + batch]
         requests = [Request(prompt=prompt, sample=k) for prompt in part for k in range(samples)]
         found = pipeline.records(requests, seed=seed, step=0)
-        for first in range(0, len(found), samples):
-            by_prompt.append(Metrics().merge(*map(measure, found[first : first + samples])))
+        figures: dict[str, list[Metrics]] = {prompt.key: [] for prompt in part}
+        for record in found:
+            figures[record.rollout.prompt.key].append(measure(record))
+        by_prompt.extend(Metrics().merge(*figures[prompt.key]) for prompt in part)
         records.extend(found)
     return Evaluation(by_prompt=tuple(by_prompt), records=tuple(records))

@@ -6,10 +6,11 @@ import math
 from collections import Counter
 
 import numpy as np
+from jaxtyping import Float32
 
 from dragoman.observe import Metrics, Ratio, Record
 from dragoman.supervise.sampled import chunk_sums
-from dragoman.types import DropReason, StopReason
+from dragoman.types import ChunkKind, DropReason, StopReason
 
 REPEAT_LENGTH = 4
 """Repetition is the share of token 4-grams that occurred before in the same response."""
@@ -21,7 +22,9 @@ def measure(record: Record) -> Metrics:
     `kl_per_byte`: sum of L_S - L_T over comparable chunks with finite values on both sides, stops
     included, over the bytes of those chunks (nats a byte); its expectation over the student's own
     samples is the reverse KL of the responses. `teacher_bits_per_byte`: the teacher's cost of the same
-    bytes. `coverage`: student tokens in those chunks. Without scores only what needs no teacher.
+    bytes. `coverage`: student tokens in those chunks. `normalised_rate`: student tokens in chunks whose bytes
+    the teacher's tokenizer changes. `token_inflation`: teacher tokens a student token. `ended/REASON`: rates
+    of the ways to end. Without scores only what needs no teacher.
     """
     rollout = record.rollout
     text = rollout.completion
@@ -32,10 +35,11 @@ def measure(record: Record) -> Metrics:
         "length_tokens": Ratio(size, 1),
         "length_bytes": Ratio(len(text.data), 1),
         "repetition": _repetition(text.ids),
+        **{f"ended/{reason.value}": Ratio(float(rollout.stop is reason), 1) for reason in StopReason},
     }
     if rollout.entropy is not None:
         metrics["entropy"] = Ratio(float(rollout.entropy.sum(dtype=np.float64)), size)
-    metrics |= _distances(record)
+    metrics |= _stopping(record) | _distances(record)
     if record.supervision is not None:
         supervised = int((record.supervision.weight > 0).sum())
         metrics["supervised_rate"] = Ratio(supervised, size)
@@ -53,16 +57,44 @@ def _distances(record: Record) -> dict[str, Ratio]:
     if record.alignment is None or record.scores is None or record.rollout.behaviour_logp is None:
         return {}
     alignment = record.alignment
+    sizes = np.diff(alignment.student_bounds)
     student = chunk_sums(record.rollout.behaviour_logp, alignment.student_bounds)
     teacher = chunk_sums(record.scores.logp, alignment.teacher_bounds)
     known = alignment.comparable & np.isfinite(student) & np.isfinite(teacher)
     num_bytes = int(np.diff(record.rollout.completion.bounds[alignment.student_bounds])[known].sum())
-    num_tokens = int(np.diff(alignment.student_bounds)[known].sum())
     return {
         "kl_per_byte": Ratio(float((student - teacher)[known].sum()), num_bytes),
         "teacher_bits_per_byte": Ratio(float(-teacher[known].sum()) / math.log(2), num_bytes),
-        "coverage": Ratio(num_tokens, len(record.rollout.completion)),
+        "coverage": Ratio(int(sizes[known].sum()), int(sizes.sum())),
+        "normalised_rate": Ratio(int(sizes[alignment.kind == ChunkKind.NORMALISED].sum()), int(sizes.sum())),
+        "token_inflation": Ratio(len(record.scores.logp), int(sizes.sum())),
     }
+
+
+def _stopping(record: Record) -> dict[str, Ratio]:
+    """How likely each side finds the end, where the response ended by a stop and where it went on.
+
+    `stop_probability`: the stop set's probability at the stop of finished responses. `stop_mass`: its mean at
+    the places where the response went on, as far as it is known.
+    """
+    rollout, scores = record.rollout, record.scores
+    finished = rollout.stop is StopReason.STOP
+    metrics: dict[str, Ratio] = {}
+    for side, logp, stop_logp in (
+        ("student", rollout.behaviour_logp, rollout.stop_logp),
+        ("teacher", None if scores is None else scores.logp, None if scores is None else scores.stop_logp),
+    ):
+        if logp is not None:
+            metrics[f"stop_probability/{side}"] = _mean_probability(logp[-1:] if finished else logp[:0])
+        if stop_logp is not None:
+            metrics[f"stop_mass/{side}"] = _mean_probability(stop_logp[:-1] if finished else stop_logp)
+    return metrics
+
+
+def _mean_probability(logp: Float32[np.ndarray, " N"]) -> Ratio:
+    """Mean of the probabilities that are known."""
+    known = logp[~np.isnan(logp)].astype(np.float64)
+    return Ratio(float(np.exp(known).sum()), len(known))
 
 
 def _repetition(ids: np.ndarray) -> Ratio:

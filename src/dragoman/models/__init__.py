@@ -2,5 +2,15 @@
 
 from dragoman.models.loading import context_length, load_model, model_size
 from dragoman.models.scoring import TokenScorer, TokenScores
+from dragoman.models.spans import Span, SpanScores, score_spans
 
-__all__ = ["TokenScorer", "TokenScores", "context_length", "load_model", "model_size"]
+__all__ = [
+    "Span",
+    "SpanScores",
+    "TokenScorer",
+    "TokenScores",
+    "context_length",
+    "load_model",
+    "model_size",
+    "score_spans",
+]

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
 
 class TokenScores(NamedTuple):
-    """Of N tokens: log-prob and the entropy of the distribution it comes from, nats, float32."""
+    """Of N tokens: log-prob, and of the distribution it comes from the entropy, the most likely tokens and
+    the log of the stop set's mass (-inf for an empty set); nats, float32."""
 
     logp: Float[Tensor, " N"]
     entropy: Float[Tensor, " N"]
     topk_ids: Int[Tensor, "N K"]
     topk_logp: Float[Tensor, "N K"]
+    stop_logp: Float[Tensor, " N"]
 
 
 class TokenScorer(nn.Module):
@@ -87,13 +89,16 @@ class TokenScorer(nn.Module):
         logits_PV = head(inputs).float()
         total_P = logits_PV.logsumexp(-1)
         chosen_P = logits_PV.gather(-1, target[:, None]).squeeze(-1)
+        stop_P = torch.full_like(total_P, -torch.inf)
         if len(self.stop_ids):
-            chosen_P = torch.where(is_stop, logits_PV[:, self.stop_ids].logsumexp(-1), chosen_P)
+            stop_P = logits_PV[:, self.stop_ids].logsumexp(-1)
+            chosen_P = torch.where(is_stop, stop_P, chosen_P)
         with torch.no_grad():
             logp_PV = logits_PV - total_P[:, None]
             entropy_P = -(logp_PV.exp() * logp_PV.clamp_min(torch.finfo(torch.float32).min)).sum(-1)
             topk = logp_PV.topk(self.topk, dim=-1)
-        return TokenScores(chosen_P - total_P, entropy_P, topk.indices, topk.values)
+            stop_logp_P = stop_P - total_P
+        return TokenScores(chosen_P - total_P, entropy_P, topk.indices, topk.values, stop_logp_P)
 
 
 def _has_plain_head(model: PreTrainedModel) -> bool:

@@ -51,7 +51,7 @@ def read_records(path: Path) -> Iterator[Record]:
         for number, line in enumerate(file, 1):
             try:
                 record = _parse_record(json.loads(line))
-            except (ValueError, TypeError, KeyError, OverflowError, DragomanError) as error:
+            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, DragomanError) as error:
                 reason = f"no {error}" if isinstance(error, KeyError) else str(error)
                 raise DataError(
                     f"{path}:{number}: got a line that is not a recorded rollout ({reason}); expected one "
@@ -62,13 +62,13 @@ def read_records(path: Path) -> Iterator[Record]:
 
 def _record_fields(record: Record) -> parts.Fields:
     rollout = record.rollout
-    logp, entropy = rollout.behaviour_logp, rollout.entropy
     alignment, supervision = record.alignment, record.supervision
     return {
         "key": rollout.key,
         "step": record.step,
         "prompt": parts.prompt_fields(rollout.prompt),
         "sample": rollout.sample,
+        "turn": rollout.turn,
         "stop": rollout.stop.value,
         "temperature": rollout.temperature,
         "policy_version": rollout.policy_version,
@@ -76,8 +76,9 @@ def _record_fields(record: Record) -> parts.Fields:
         "student": {
             "context_ids": rollout.context_ids.tolist(),
             **parts.token_text_fields(rollout.completion),
-            "logp": None if logp is None else parts.float_fields(logp),
-            "entropy": None if entropy is None else parts.float_fields(entropy),
+            "logp": parts.optional_floats(rollout.behaviour_logp),
+            "entropy": parts.optional_floats(rollout.entropy),
+            "stop_logp": parts.optional_floats(rollout.stop_logp),
         },
         "teacher": parts.teacher_fields(record.view, record.scores),
         "chunks": None if alignment is None else parts.chunk_rows(alignment),
@@ -88,20 +89,22 @@ def _record_fields(record: Record) -> parts.Fields:
 def _parse_record(fields: parts.Fields) -> Record:
     student, chunks, supervision = fields["student"], fields["chunks"], fields["supervision"]
     completion = parts.parse_token_text(student)
-    size, logp, entropy = len(completion), student["logp"], student["entropy"]
+    size = len(completion)
     rollout = Rollout(
         prompt=parts.parse_prompt(fields["prompt"]),
         sample=fields["sample"],
         context_ids=np.array(student["context_ids"], np.int64),
         completion=completion,
-        behaviour_logp=None if logp is None else parts.parse_floats(logp, size, "student.logp"),
-        entropy=None if entropy is None else parts.parse_floats(entropy, size, "student.entropy"),
+        behaviour_logp=parts.parse_optional_floats(student["logp"], size, "student.logp"),
+        entropy=parts.parse_optional_floats(student["entropy"], size, "student.entropy"),
+        stop_logp=parts.parse_optional_floats(student.get("stop_logp"), size, "student.stop_logp"),
         temperature=fields["temperature"],
         stop=StopReason(fields["stop"]),
         policy_version=fields["policy_version"],
+        turn=fields.get("turn", 0),
     )
     if rollout.key != fields["key"]:
-        raise ValueError(f"key is {fields['key']!r}, but prompt and sample make it {rollout.key!r}")
+        raise ValueError(f"key is {fields['key']!r}, but prompt, sample and turn make it {rollout.key!r}")
     view = parts.parse_view(fields["teacher"], rollout.key)
     return Record(
         rollout=rollout,

@@ -6,13 +6,10 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from dragoman.errors import ConfigError
 from dragoman.render.messages import Turn
 from dragoman.render.templates import chat_ids
 from dragoman.text import Tokenization
-from dragoman.types import Event
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -49,19 +46,20 @@ def _control_after_answer(
     tokenization: Tokenization, tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]
 ) -> int | None:
     """The first control token after the probe, with nothing but white space between (Llama 2)."""
-    text = tokenization.view(ids)
-    place = text.data.rfind(_MARK)
+    spelled = [tokenization.token_bytes(index) for index in ids]
+    place = b"".join(spelled).rfind(_MARK)
     if place < 0:
         return None
-    after = place + len(_MARK)
     # A marker may be an added token that its files do not call special; runs of spaces may be added too.
     added = tokenizer.added_tokens_decoder
-    for i in np.flatnonzero(text.bounds[:-1] >= after).tolist():
-        index = int(text.ids[i])
-        if text.event[i] != Event.NONE or (index in added and text.token_bytes(i).strip()):
-            return index
-        if text.token_bytes(i).strip():
-            return None
+    start = 0
+    for index, data in zip(ids, spelled, strict=True):
+        if start >= place + len(_MARK):
+            if tokenization.is_event(index) or (index in added and data.strip()):
+                return index
+            if data.strip():
+                return None
+        start += len(data)
     return None
 
 

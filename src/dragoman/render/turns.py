@@ -50,12 +50,12 @@ def take_apart(symbols: str, dialect: Dialect, *, finished: bool, opened: bool =
     `finished` says that the last symbol is a stop, `opened` that the generation prompt left thinking open.
     """
     end = len(symbols) - finished
-    pieces = _thinking(symbols, end, dialect, opened)
-    place = pieces[-1].stop if pieces else 0
-    if not pieces and dialect.answer_open and symbols.startswith(dialect.answer_open):
-        place = len(dialect.answer_open)
-        pieces.append(Piece(part=Part.ANSWER_OPEN, start=0, stop=place))
-    pieces += _answer(symbols, place, end, dialect.tools)
+    if dialect.answer_open and not opened and symbols[:end].startswith(dialect.answer_open):
+        # May look like thinking: Qwen 3 puts an empty one before an answer without.
+        pieces = [Piece(part=Part.ANSWER_OPEN, start=0, stop=len(dialect.answer_open))]
+    else:
+        pieces = _thinking(symbols, end, dialect, opened)
+    pieces += _answer(symbols, pieces[-1].stop if pieces else 0, end, dialect.tools)
     if end < len(symbols):
         pieces.append(Piece(part=Part.STOP, start=end, stop=len(symbols)))
     return [piece for piece in pieces if piece.start < piece.stop]

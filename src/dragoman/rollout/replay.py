@@ -14,10 +14,11 @@ from dragoman.types import Rollout
 
 
 class ReplayEngine:
-    """Answers requests from recorded rollouts of the same prompts, matched by prompt key and sample.
+    """Answers requests from recorded rollouts of the same prompts, matched by prompt key and sample: with all
+    turns of a conversation.
 
-    The latest recording of a response wins. The ids must belong to the student's tokenizer: they are
-    read again, so canonical flags and events are this tokenizer's.
+    The latest recording wins, turns of two recordings are never mixed. The ids must belong to the student's
+    tokenizer: they are read again, so canonical flags and events are this tokenizer's.
     """
 
     def __init__(self, place: Path, student: Tokenization) -> None:
@@ -27,7 +28,8 @@ class ReplayEngine:
                 f"no recorded rollouts in {place}; rollout.replay takes a file, or a run's rollouts folder"
             )
         self._place = place
-        self._recorded: dict[str, Rollout] = {}
+        self._recorded: dict[tuple[str, int], dict[int, Rollout]] = {}
+        steps: dict[tuple[str, int], int] = {}
         for path in paths:
             for record in read_records(path):
                 rollout = record.rollout
@@ -38,18 +40,24 @@ class ReplayEngine:
                         f"{student.name!r}: its ids spell other bytes there. Replay it with the student that "
                         "sampled it"
                     )
-                self._recorded[rollout.key] = replace(rollout, completion=completion)
+                name = (rollout.prompt.key, rollout.sample)
+                turns = self._recorded.get(name, {})
+                if rollout.turn in turns or steps.get(name) != record.step:
+                    turns = {}
+                steps[name] = record.step
+                self._recorded[name] = {**turns, rollout.turn: replace(rollout, completion=completion)}
 
     def rollouts(self, requests: Sequence[Request], *, seed: int, step: int) -> list[Rollout]:
-        """The recorded rollouts, in the order of the requests; see `RolloutEngine`."""
-        found = []
+        """The recorded rollouts, in the order of requests and turns; see `RolloutEngine`."""
+        found: list[Rollout] = []
         for request in requests:
-            key = f"{request.prompt.key}/{request.sample}"
-            if key not in self._recorded:
+            name = (request.prompt.key, request.sample)
+            if name not in self._recorded:
                 raise DataError(
-                    f"step {step} asks for rollout {key}, which {self._place} does not hold; record "
-                    "rollouts of the same prompts with run.log_rollouts large enough, or limit data.train to "
-                    "those recorded"
+                    f"step {step} asks for rollout {name[0]}/{name[1]}, which {self._place} does not hold; "
+                    "record rollouts of the same prompts with run.log_rollouts large enough, or limit "
+                    "data.train to those recorded"
                 )
-            found.append(self._recorded[key])
+            turns = self._recorded[name]
+            found.extend(turns[turn] for turn in sorted(turns))
         return found

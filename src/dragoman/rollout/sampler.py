@@ -1,43 +1,37 @@
-"""Sampling responses with transformers' `generate`.
-
-The choice of every token is made here, as a race of exponential clocks (the Gumbel-max trick) whose
-generator belongs to (run seed, step, prompt, sample): a response does not depend on what else is in its
-batch, and rounding that depends on the batch's shape changes a draw only where two clocks all but tie.
-Its log-prob is taken on the spot.
-"""
+"""Sampling responses with transformers' `generate`, conversations turn by turn."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, Int64
 from torch import Tensor
 
 from dragoman.errors import RenderError
 from dragoman.models import context_length
 from dragoman.models.loading import causal_lm
 from dragoman.render import Renderer
+from dragoman.rollout.chooser import Chooser, Draws, Sampling
 from dragoman.rollout.engine import Request, draw_seed
+from dragoman.rollout.episodes import Episode, check_open
 from dragoman.types import Prompt, Rollout, StopReason
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How tokens are drawn: `top_k` 0 and `top_p` 1 keep the whole distribution."""
 
-    max_new_tokens: int
-    batch_size: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
+class _Turn(NamedTuple):
+    """An episode about to be continued, and the ids in front of its next turn."""
+
+    episode: Episode
+    context: Int64[np.ndarray, " P"]
 
 
 class Sampler:
@@ -49,115 +43,145 @@ class Sampler:
         self.sampling = sampling
 
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:
-        """Raise RenderError for a prompt that leaves no room for a response in the model's context."""
+        """Look at what is known before anything is sampled: the prompts up to their first turn.
+
+        Raises RenderError for one that leaves no room for a response in the model's context, DataError for
+        one that holds a recorded turn.
+        """
         limit = context_length(self.model)
         for prompt in prompts:
-            size = len(self.renderer.context_ids(prompt))
+            check_open(prompt)
+            size = len(self.renderer.context_ids(Episode(Request(prompt=prompt, sample=0)).prompt))
             if limit is not None and size + self.sampling.max_new_tokens > limit:
-                raise RenderError(
-                    f"prompt {prompt.key!r} ({prompt.origin or 'no file'}) has {size} tokens; with "
-                    f"{self.sampling.max_new_tokens} for the response that is more than the "
-                    f"{limit} of the model {self.renderer.tokenization.name!r}. Shorten the prompt or lower "
-                    "rollout.max_new_tokens"
-                )
+                raise self._no_room(prompt, size, limit)
 
     def rollouts(self, requests: Sequence[Request], *, seed: int, step: int) -> list[Rollout]:
-        """One rollout per request; see `RolloutEngine`."""
-        found: list[Rollout] = []
-        for start in range(0, len(requests), self.sampling.batch_size):
-            found.extend(self._batch(requests[start : start + self.sampling.batch_size], seed, step))
-        return found
+        """One rollout a turn; see `RolloutEngine`.
 
-    def _batch(self, requests: Sequence[Request], seed: int, step: int) -> list[Rollout]:
-        contexts = [self.renderer.context_ids(request.prompt) for request in requests]
-        stops = sorted(self.renderer.tokenization.stop_ids)
+        A conversation ends early where a turn was cut short, where the next one has no room left in the
+        model's context, and (with a warning) where the chat template refuses what the student has written.
+        Raises RenderError if there is no room for a first turn, DataError for a recorded turn in a prompt.
+        """
+        for request in requests:
+            check_open(request.prompt)
+        episodes = [Episode(request) for request in requests]
+        while waiting := [turn for episode in episodes if (turn := self._next(episode)) is not None]:
+            for batch, limit in self._batches(waiting):
+                self._sample(batch, limit, seed, step)
+        return [rollout for episode in episodes for rollout in episode.rollouts]
+
+    def _next(self, episode: Episode) -> _Turn | None:
+        """The next turn of an episode; None, and for good, if there is to be none."""
+        if episode.is_over:
+            return None
+        try:
+            context = self.renderer.context_ids(episode.prompt)
+        except RenderError as error:
+            if not episode.turn:
+                raise
+            logger.warning(
+                "sample %d of prompt %r ends before turn %d, as the template refuses what was written: %s",
+                episode.request.sample,
+                episode.request.prompt.key,
+                episode.turn,
+                error,
+            )
+            episode.is_over = True
+            return None
+        limit = context_length(self.model)
+        if limit is None or len(context) < limit:
+            return _Turn(episode, context)
+        if not episode.turn:
+            raise self._no_room(episode.request.prompt, len(context), limit)
+        episode.is_over = True
+        return None
+
+    def _batches(self, waiting: Sequence[_Turn]) -> Iterator[tuple[list[_Turn], int]]:
+        """Turns with room for responses of the same length, and that length. Where the context leaves less
+        room than asked for, companions with more would carry a response beyond it."""
+        room = context_length(self.model)
+        by_limit: dict[int, list[_Turn]] = {}
+        for turn in waiting:
+            most = self.sampling.max_new_tokens
+            limit = most if room is None else min(most, room - len(turn.context))
+            by_limit.setdefault(limit, []).append(turn)
+        size = self.sampling.batch_size
+        for limit, turns in by_limit.items():
+            for start in range(0, len(turns), size):
+                yield turns[start : start + size], limit
+
+    def _sample(self, turns: Sequence[_Turn], limit: int, seed: int, step: int) -> None:
+        """Write the next turn of some episodes, of at most `limit` tokens."""
+        tokenization = self.renderer.tokenization
+        stops = sorted(tokenization.stop_ids)
         device = next(self.model.parameters()).device
-        seeds = [draw_seed(seed, step, request.prompt.key, request.sample) for request in requests]
-        chooser = _Chooser(seeds, device, stops, self.sampling)
-        ids, mask = _left_padded(contexts, pad_id=stops[0])
-        self._generate(ids.to(device), mask.to(device), stops, chooser)
-        return [self._rollout(request, contexts[i], chooser, i, step) for i, request in enumerate(requests)]
+        seeds = [draw_seed(seed, step, e.request.prompt.key, e.request.sample, e.turn) for e, _ in turns]
+        chooser = Chooser(seeds, device, stops, self.sampling, self._token_bytes)
+        ids, mask = _left_padded([context for _, context in turns], pad_id=stops[0])
+        self._generate(ids.to(device), mask.to(device), stops, chooser, limit)
+        for row, (episode, context) in enumerate(turns):
+            rollout = self._rollout(episode, context, chooser.response(row, limit), limit, step)
+            episode.add(rollout)
+            if not episode.is_over:
+                opened = self.renderer.dialect.tail_opens_thinking
+                episode.answer(self.renderer.parse(rollout.completion, opened=opened))
+
+    def _token_bytes(self, index: int) -> bytes:
+        """The bytes of an id; none for one that only the model has, to pad its embedding."""
+        tokenization = self.renderer.tokenization
+        return tokenization.token_bytes(index) if index < tokenization.num_ids else b""
 
     def _generate(
-        self, ids: Int[Tensor, "B P"], mask: Int[Tensor, "B P"], stops: list[int], chooser: _Chooser
+        self,
+        ids: Int[Tensor, "B P"],
+        mask: Int[Tensor, "B P"],
+        stops: list[int],
+        chooser: Chooser,
+        limit: int,
     ) -> None:
         from transformers import GenerationConfig
 
         config = GenerationConfig(
             do_sample=False,
-            max_new_tokens=self.sampling.max_new_tokens,
+            max_new_tokens=limit,
             eos_token_id=stops,
             pad_token_id=stops[0],
             use_cache=True,
         )
+        criteria = [chooser.finished] if self.sampling.stop_strings else []
         with torch.no_grad(), _settings(self.model, config):
-            self.model.generate(input_ids=ids, attention_mask=mask, logits_processor=[chooser])
+            self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                logits_processor=[chooser],
+                stopping_criteria=criteria,
+            )
 
     def _rollout(
-        self, request: Request, context: np.ndarray, chooser: _Chooser, index: int, step: int
+        self, episode: Episode, context: Int64[np.ndarray, " P"], draws: Draws, limit: int, step: int
     ) -> Rollout:
-        ids, logp, entropy = chooser.response(index)
-        stops = np.isin(ids, sorted(self.renderer.tokenization.stop_ids))
-        finished = bool(stops.any())
-        size = int(np.argmax(stops)) + 1 if finished else len(ids)
+        cut = StopReason.LENGTH if limit == self.sampling.max_new_tokens else StopReason.CONTEXT
         return Rollout(
-            prompt=request.prompt,
-            sample=request.sample,
+            prompt=episode.prompt,
+            sample=episode.request.sample,
             context_ids=context,
-            completion=self.renderer.tokenization.view(ids[:size]),
-            behaviour_logp=logp[:size],
-            entropy=entropy[:size],
+            completion=self.renderer.tokenization.view(draws.ids),
+            behaviour_logp=draws.logp,
+            entropy=draws.entropy,
+            stop_logp=draws.stop_logp,
             temperature=self.sampling.temperature,
-            stop=StopReason.STOP if finished else StopReason.LENGTH,
+            stop=draws.stop or cut,
             policy_version=step,
+            turn=episode.turn,
         )
 
-
-class _Chooser:
-    """A logits processor that draws each next token, leaves `generate` no choice, and keeps the book."""
-
-    def __init__(self, seeds: list[int], device: torch.device, stops: list[int], sampling: Sampling) -> None:
-        from transformers.generation.logits_process import (
-            TemperatureLogitsWarper,
-            TopKLogitsWarper,
-            TopPLogitsWarper,
+    def _no_room(self, prompt: Prompt, size: int, limit: int) -> RenderError:
+        return RenderError(
+            f"prompt {prompt.key!r} ({prompt.origin or 'no file'}) has {size} tokens; with "
+            f"{self.sampling.max_new_tokens} for the response that is more than the "
+            f"{limit} of the model {self.renderer.tokenization.name!r}. Shorten the prompt or lower "
+            "rollout.max_new_tokens"
         )
-
-        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        self._stops = torch.tensor(stops, device=device)
-        self._warpers = []
-        if sampling.temperature != 1.0:
-            self._warpers.append(TemperatureLogitsWarper(sampling.temperature))
-        if sampling.top_k:
-            self._warpers.append(TopKLogitsWarper(sampling.top_k))
-        if sampling.top_p < 1.0:
-            self._warpers.append(TopPLogitsWarper(sampling.top_p))
-        self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
-
-    def __call__(self, input_ids: Int[Tensor, "B L"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-        logp = scores.float().log_softmax(-1)
-        warped = scores
-        for warper in self._warpers:
-            warped = warper(input_ids, warped)
-        chosen = self._race(warped.float().softmax(-1))
-        taken = logp.gather(-1, chosen[:, None]).squeeze(-1)
-        stop_mass = logp[:, self._stops].logsumexp(-1)
-        taken = torch.where(torch.isin(chosen, self._stops), stop_mass, taken)
-        entropy = -(logp.exp() * logp.clamp_min(torch.finfo(torch.float32).min)).sum(-1)
-        self._steps.append((chosen, taken, entropy))
-        return torch.full_like(scores, -torch.inf).scatter(-1, chosen[:, None], 0.0)
-
-    def _race(self, probabilities: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
-        """One exact draw a row: the first arrival among exponential clocks with these rates."""
-        arrival = torch.empty_like(probabilities)
-        for row, generator in enumerate(self._generators):
-            arrival[row].exponential_(generator=generator)
-        return (probabilities / arrival).argmax(-1)
-
-    def response(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ids, log-probs and entropies of one row, up to the longest of the batch."""
-        ids, logp, entropy = (torch.stack([s[part][index] for s in self._steps]) for part in range(3))
-        return ids.cpu().numpy(), logp.cpu().numpy(), entropy.cpu().numpy()
 
 
 def _left_padded(

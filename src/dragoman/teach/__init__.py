@@ -1,6 +1,19 @@
 """Teachers: what a model of another family thinks of each token it would have written."""
 
+from dragoman.teach.capabilities import FullRows, Generates, Generation
 from dragoman.teach.in_process import InProcessTeacher
+from dragoman.teach.local_probe import LocalProbe
+from dragoman.teach.selftest import Check, SelfTest, self_test
 from dragoman.teach.teacher import Teacher
 
-__all__ = ["InProcessTeacher", "Teacher"]
+__all__ = [
+    "Check",
+    "FullRows",
+    "Generates",
+    "Generation",
+    "InProcessTeacher",
+    "LocalProbe",
+    "SelfTest",
+    "Teacher",
+    "self_test",
+]

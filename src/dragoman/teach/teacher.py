@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from dragoman.types import Rollout, TeacherCaps, TeacherScores, TeacherView
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """A scorer of responses in its own tokens and its own conversation."""
 

@@ -138,6 +138,9 @@ class Encoder:
         encoding = self._encode(text.text)
         tokens = _tokens(encoding, text.starts)
         offsets = encoding.offsets
+        if not offsets:
+            # The normaliser drops all stand-ins, such as those that are accents.
+            return self._tokenise_bytes(b"".join(text.sources), 0)
         found: list[Token] = []
         for first, last in _words(encoding.word_ids, offsets):
             # What the normaliser dropped behind a word is part of it.

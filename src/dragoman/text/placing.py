@@ -18,6 +18,7 @@ from jaxtyping import Bool, Int64
 from dragoman.types import Correspondence, Event, PairKind, TokenText
 
 Normalise = Callable[[bytes], bytes]
+"""From any bytes to UTF-8."""
 
 _MOST_JOINED = 4
 """Groups joined, at most, to find a stretch that can be believed."""
@@ -39,9 +40,10 @@ class Placed:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Groups:
     """Groups of tokens, as offsets of their borders: into the source bytes they were made of, the bytes
-    they spell, and the symbols of the tokens."""
+    they spell, and the symbols of the tokens. Source behind `used` was dropped."""
 
     source: Int64[np.ndarray, " G_plus_1"]
+    used: Int64[np.ndarray, " G"]
     spelled: Int64[np.ndarray, " G_plus_1"]
     symbols: Int64[np.ndarray, " G_plus_1"]
     has_event: Bool[np.ndarray, " G"]
@@ -56,6 +58,8 @@ def find_places(
     bytes before it divides them. Events have no row: an unknown token does not say what was written. Nor
     have tokens whose place cannot be believed.
     """
+    if not len(text):
+        return Correspondence(spans=np.zeros((0, 4), np.int64), kind=np.zeros(0, np.uint8))
     groups = _group(data, text, spans)
 
     def believed(start: int, stop: int) -> bool:
@@ -72,20 +76,25 @@ def find_places(
         placed[g] = believed(g, g + 1)
         if not placed[g] and not groups.has_event[g]:
             doubtful.append(g)
+    stops = groups.source[1:].copy()
     last = 0
     for g in doubtful:
-        window = _join(g, last, len(exact), believed) if g >= last else None
-        if window is not None:
+        if g < last:
+            continue
+        if (window := _join(g, last, len(exact), believed)) is not None:
             start, last = window
             placed[start:last], exact[start:last] = True, False
             starts_row[start + 1 : last] = False
             starts_row[start], starts_row[last : last + 1] = True, True
+        elif _spells(groups, g, data, text):
+            # What was dropped behind it is not the normaliser's doing, but bytes without a token.
+            placed[g], exact[g], stops[g] = True, True, groups.used[g]
     first = np.flatnonzero(starts_row)
-    borders = np.append(first, len(exact))
-    source, symbols = groups.source[borders], groups.symbols[borders]
-    rows = np.stack([source[:-1], source[1:], symbols[:-1], symbols[1:]], axis=1)[placed[first]]
-    kinds = np.where(exact[first], PairKind.EXACT, PairKind.NORMALISED)[placed[first]]
-    return Correspondence(spans=rows, kind=kinds.astype(np.uint8))
+    final = np.append(first[1:], len(exact)) - 1
+    rows = [groups.source[first], stops[final], groups.symbols[first], groups.symbols[final + 1]]
+    kinds = np.where(exact[first], PairKind.EXACT, PairKind.NORMALISED)
+    kept = placed[first]
+    return Correspondence(spans=np.stack(rows, axis=1)[kept], kind=kinds[kept].astype(np.uint8))
 
 
 def _group(data: bytes, text: TokenText, spans: Int64[np.ndarray, "S 2"]) -> _Groups:
@@ -106,14 +115,20 @@ def _group(data: bytes, text: TokenText, spans: Int64[np.ndarray, "S 2"]) -> _Gr
     ends = end_before[inner - 1]
     for g in np.flatnonzero(ends < source).tolist():
         source[g] = ends[g] + _num_before_space(data[ends[g] : source[g]])
-    whole = [0, len(text)] if len(text) else [0]
-    borders = np.insert(np.array(whole), 1, inner)
+    borders = np.concatenate([[0], inner, [len(text)]])
     return _Groups(
-        source=np.insert(np.array([0, len(data)] if len(text) else [0]), 1, source),
+        source=np.concatenate([[0], source, [len(data)]]),
+        used=np.append(ends, end_before[-1]),
         spelled=text.bounds[borders],
         symbols=symbols[borders],
         has_event=np.diff(np.concatenate([[0], np.cumsum(is_event)])[borders]) > 0,
     )
+
+
+def _spells(groups: _Groups, g: int, data: bytes, text: TokenText) -> bool:
+    """Whether a group spells just what was used of its source."""
+    spelled = text.data[groups.spelled[g] : groups.spelled[g + 1]]
+    return data[groups.source[g] : groups.used[g]] == spelled
 
 
 def _num_before_space(dropped: bytes) -> int:

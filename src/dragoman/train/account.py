@@ -74,7 +74,11 @@ class Account:
         return account
 
     def add_step(self, session: Session, records: Sequence[Record], watch: Stopwatch) -> None:
-        """Add a training step: sampling, scoring and `epochs` updates of the records of all ranks."""
+        """Add a training step: sampling, scoring and `epochs` updates of the records of all ranks.
+
+        Each turn of a conversation is a sequence of its own. To score recorded turns costs the student what
+        it costs to sample them.
+        """
         writer = self.teacher if session.method.writer is Writer.TEACHER else self.student
         sampled = 0 if session.config.rollout.engine == "replay" else _pass(writer, _student_lengths(records))
         flops = Flops(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import Accelerator
 
+from dragoman.audit import audit_mapping, require_safe
+from dragoman.audit.run import context_limit
 from dragoman.config import Config
 from dragoman.data import load_prompts
 from dragoman.errors import UsageError
@@ -19,7 +21,7 @@ from dragoman.models import TokenScorer, load_model
 from dragoman.models.loading import add_lora, causal_lm
 from dragoman.pipeline import Pipeline, supervisor
 from dragoman.render import Renderer
-from dragoman.rollout import ReplayEngine, Sampler, Sampling
+from dragoman.rollout import RecordedEngine, ReplayEngine, Sampler, Sampling
 from dragoman.rollout.engine import RolloutEngine
 from dragoman.teach import InProcessTeacher
 from dragoman.train.optimise import Updater, load_objective, make_optimizer
@@ -69,6 +71,8 @@ def build_session(
         heldout = _prompts(config, config.data.heldout, config.data.heldout_limit)
     student = Renderer.from_config(config.student)
     teacher_side = Renderer.from_config(config.teacher)
+    if method.level is not None:
+        _check_mapping(config, student, teacher_side, prompts)
     accelerator = _accelerator(config, run_path)
     _check_share(config, accelerator.num_processes)
     model = _trainable(config, accelerator)
@@ -85,10 +89,10 @@ def build_session(
         )
     wrapped, optimizer = accelerator.prepare(scorer, make_optimizer(scorer, config.train))
     pipeline, heldout_pipeline = _pipelines(
-        config, method, Sampler(model, student, _sampling(config)), teacher
+        config, method, Sampler(model, student, _sampling(config)), teacher, scorer
     )
     for engine, asked in ((pipeline.engine, prompts), (heldout_pipeline.engine, heldout or ())):
-        if isinstance(engine, Sampler):
+        if isinstance(engine, Sampler | RecordedEngine):
             engine.check_prompts(asked)
     return Session(
         config=config,
@@ -104,6 +108,22 @@ def build_session(
         prompts=prompts,
         heldout=heldout or (),
     )
+
+
+def _check_mapping(config: Config, student: Renderer, teacher: Renderer, prompts: Sequence[Prompt]) -> None:
+    """The cheap half of an audit, before any weights are read: raise TrainingError where training would be
+    unsafe, log what else was found."""
+    limits = (context_limit(config.teacher), config.teacher.max_length)
+    mapping = audit_mapping(
+        student,
+        teacher,
+        prompts,
+        max_new_tokens=config.rollout.max_new_tokens,
+        student_limit=context_limit(config.student),
+        teacher_limit=min((limit for limit in limits if limit is not None), default=None),
+    )
+    for problem in require_safe(mapping, config.train.min_coverage):
+        logger.warning("%s; %s", problem.what, problem.change)
 
 
 def _accelerator(config: Config, run_path: Path) -> Accelerator:
@@ -145,7 +165,7 @@ def _trainable(config: Config, accelerator: Accelerator) -> PreTrainedModel:
 
 
 def _pipelines(
-    config: Config, method: Method, sampler: Sampler, teacher: InProcessTeacher
+    config: Config, method: Method, sampler: Sampler, teacher: InProcessTeacher, scorer: TokenScorer
 ) -> tuple[Pipeline, Pipeline]:
     """The stages of a training step, and those of an evaluation, where always the student writes."""
     supervise = supervisor(method, config.method)
@@ -154,6 +174,8 @@ def _pipelines(
         engine = Sampler(teacher.model, teacher.renderer, sampler.sampling)
     elif config.rollout.replay is not None:
         engine = ReplayEngine(Path(config.rollout.replay), sampler.renderer.tokenization)
+    elif config.rollout.engine == "recorded":
+        engine = RecordedEngine(scorer, sampler.renderer, config.train.micro_batch_tokens)
     heldout_sampling = replace(
         sampler.sampling,
         max_new_tokens=config.eval.max_new_tokens or config.rollout.max_new_tokens,
@@ -194,4 +216,5 @@ def _sampling(config: Config) -> Sampling:
         temperature=rollout.temperature,
         top_p=rollout.top_p,
         top_k=rollout.top_k,
+        stop_strings=rollout.stop_strings,
     )

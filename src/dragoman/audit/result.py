@@ -1,0 +1,80 @@
+"""A whole audit: what was found, what speaks against training, and all of it as JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from dragoman.audit.facts import Figures, MappingAudit
+from dragoman.audit.pair_facts import PairAudit
+
+
+class Severity(StrEnum):
+    """How bad a problem is."""
+
+    ERROR = "error"
+    """Training would be unsafe."""
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something found, and what to change."""
+
+    severity: Severity
+    what: str
+    change: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """A whole audit."""
+
+    mapping: MappingAudit
+    pair: PairAudit | None
+    problems: tuple[Problem, ...]
+    verdict: str
+    seconds: float
+
+    @property
+    def safe(self) -> bool:
+        """Whether nothing speaks against training."""
+        return not any(problem.severity is Severity.ERROR for problem in self.problems)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, with derived figures, ready for JSON; null for what is not a number."""
+        values = asdict(self) | {"safe": self.safe}
+        for name in ("total", "own"):
+            figures = getattr(self.mapping, name)
+            if figures is not None:
+                values["mapping"][name] |= _derived(figures)
+        for row, figures in zip(values["mapping"]["texts"], self.mapping.texts, strict=True):
+            row |= _derived(figures)
+        context = self.mapping.context
+        values["mapping"]["context"] |= {
+            "student_need": context.student_need,
+            "teacher_need": context.teacher_need,
+        }
+        if self.pair is not None:
+            values["pair"]["sampled"]["figures"] |= _derived(self.pair.sampled.figures)
+            values["pair"]["cost"] |= {
+                "total_seconds": self.pair.cost.total_seconds,
+                "total_memory": self.pair.cost.total_memory,
+            }
+        finite: dict[str, Any] = _finite(values)
+        return finite
+
+
+def _derived(figures: Figures) -> dict[str, float]:
+    return {"coverage": figures.coverage, "inflation": figures.inflation}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

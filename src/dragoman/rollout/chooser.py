@@ -1,0 +1,160 @@
+"""The choice of every token of a batch, as a logits processor of `generate` that leaves it none.
+
+A choice is a race of exponential clocks (the Gumbel-max trick) whose generator belongs to one response: a
+response does not depend on what else is in its batch, and rounding that depends on the batch's shape changes
+a draw only where two clocks all but tie. Log-probs are taken on the spot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int, Int64
+from torch import Tensor
+
+from dragoman.errors import UsageError
+from dragoman.types import StopReason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn: `top_k` 0 and `top_p` 1 keep the whole distribution. A response also ends where
+    it holds one of the `stop_strings`.
+    """
+
+    max_new_tokens: int
+    batch_size: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop_strings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if "" in self.stop_strings:
+            raise UsageError(
+                "rollout.stop_strings holds an empty text, which every response would end with at once; "
+                "expected texts that are not empty"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Draws:
+    """What was drawn for one response and what the model thought of it; see `Rollout`."""
+
+    ids: Int64[np.ndarray, " S"]
+    logp: Float32[np.ndarray, " S"]
+    entropy: Float32[np.ndarray, " S"]
+    stop_logp: Float32[np.ndarray, " S"]
+    stop: StopReason | None
+    """None if the response reached the longest length allowed."""
+
+
+class Chooser:
+    """Draws each next token and keeps the book. `token_bytes` gives the bytes of an id, none for an event."""
+
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        device: torch.device,
+        stops: Sequence[int],
+        sampling: Sampling,
+        token_bytes: Callable[[int], bytes],
+    ) -> None:
+        from transformers.generation.logits_process import (
+            TemperatureLogitsWarper,
+            TopKLogitsWarper,
+            TopPLogitsWarper,
+        )
+
+        self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        self._stops = torch.tensor(stops, device=device)
+        self._warpers = []
+        if sampling.temperature != 1.0:
+            self._warpers.append(TemperatureLogitsWarper(sampling.temperature))
+        if sampling.top_k:
+            self._warpers.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1.0:
+            self._warpers.append(TopPLogitsWarper(sampling.top_p))
+        self._steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self._strings = StringStops(sampling.stop_strings, len(seeds), token_bytes)
+
+    def __call__(self, input_ids: Int[Tensor, "B L"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
+        logp = scores.float().log_softmax(-1)
+        warped = scores
+        for warper in self._warpers:
+            warped = warper(input_ids, warped)
+        chosen = self._race(warped.float().softmax(-1))
+        taken = logp.gather(-1, chosen[:, None]).squeeze(-1)
+        stop_mass = logp[:, self._stops].logsumexp(-1)
+        taken = torch.where(torch.isin(chosen, self._stops), stop_mass, taken)
+        entropy = -(logp.exp() * logp.clamp_min(torch.finfo(torch.float32).min)).sum(-1)
+        self._steps.append((chosen, taken, entropy, stop_mass))
+        if self._strings:
+            self._strings.add(chosen.tolist())
+        return torch.full_like(scores, -torch.inf).scatter(-1, chosen[:, None], 0.0)
+
+    def finished(self, input_ids: Int[Tensor, "B L"], scores: object, **others: object) -> Bool[Tensor, " B"]:
+        """Which rows hold a stop string: a stopping criterion of `generate`, which sees to stops itself."""
+        return torch.tensor([end is not None for end in self._strings.ends], device=input_ids.device)
+
+    def _race(self, probabilities: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
+        """One exact draw a row: the first arrival among exponential clocks with these rates."""
+        arrival = torch.empty_like(probabilities)
+        for row, generator in enumerate(self._generators):
+            arrival[row].exponential_(generator=generator)
+        return (probabilities / arrival).argmax(-1)
+
+    def response(self, index: int, limit: int) -> Draws:
+        """One row, up to its first stop token or the token that completes a stop string, and no longer than
+        `limit`: other rows of the batch may have gone on."""
+        ids, *values = (
+            torch.stack([step[part][index] for step in self._steps[:limit]]).cpu().numpy()
+            for part in range(4)
+        )
+        places = np.flatnonzero(np.isin(ids, self._stops.cpu().numpy()))
+        end = self._strings.ends[index]
+        size, stop = len(ids), None
+        if len(places):
+            size, stop = int(places[0]) + 1, StopReason.STOP
+        if end is not None and end < size + (stop is None):
+            size, stop = end, StopReason.STRING
+        logp, entropy, stop_logp = (value[:size] for value in values)
+        return Draws(ids=ids[:size], logp=logp, entropy=entropy, stop_logp=stop_logp, stop=stop)
+
+
+class StringStops:
+    """Watches rows of tokens for texts. The bytes of a row are searched, so that it does not matter how a
+    text is cut into tokens; control tokens have none and are passed over.
+
+    >>> watch = StringStops(("END",), 1, {7: b"an E", 8: b"ND."}.__getitem__)
+    >>> watch.add([7])
+    >>> watch.add([8])
+    >>> watch.ends
+    [2]
+    """
+
+    def __init__(self, strings: Sequence[str], num_rows: int, token_bytes: Callable[[int], bytes]) -> None:
+        self._wanted = [string.encode() for string in strings]
+        self._token_bytes = token_bytes
+        self._kept = max(map(len, self._wanted), default=1) - 1
+        self._tails = [b""] * num_rows
+        self._num_tokens = 0
+        self.ends: list[int | None] = [None] * num_rows
+        """For each row the number of tokens up to the one that completed a text, or None."""
+
+    def __bool__(self) -> bool:
+        return bool(self._wanted)
+
+    def add(self, ids: Sequence[int]) -> None:
+        """Take the next token of every row; what follows a text found is passed over."""
+        self._num_tokens += 1
+        for row, index in enumerate(ids):
+            if self.ends[row] is not None:
+                continue
+            text = self._tails[row] + self._token_bytes(index)
+            if any(wanted in text for wanted in self._wanted):
+                self.ends[row] = self._num_tokens
+            self._tails[row] = text[len(text) - self._kept :] if len(text) > self._kept else text
