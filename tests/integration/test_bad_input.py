@@ -175,8 +175,11 @@ def test_a_prompt_longer_than_the_context(refused: Refused, lines: Lines, data: 
     path = lines("long.jsonl", ({"prompt": "short"}, {"prompt": "ab " * 1100}))
     code, message = refused({f"data.{data}": str(path)})
     assert code == 1
-    assert message.startswith(f"error: prompt 'long:2' ({path}:2) has ")
-    assert "more than the 1024 of the model" in message
+    if data == "train":
+        assert "for 'long:2' and" in message and "its context has 1024" in message
+    else:
+        assert message.startswith(f"error: prompt 'long:2' ({path}:2) has ")
+        assert "more than the 1024 of the model" in message
 
 
 def test_a_tokenizer_without_a_stop_token(refused: Refused, tmp_path: Path) -> None:
@@ -207,7 +210,19 @@ def test_coverage_below_the_floor(refused: Refused) -> None:
     assert "teacher_context" in message
 
 
-def test_not_one_token_with_a_signal(refused: Refused, tmp_path: Path) -> None:
+def test_a_teacher_without_room(refused: Refused, tmp_path: Path) -> None:
+    code, message = refused({"teacher.max_length": 2})
+    assert code == 1
+    assert message.startswith("error: this pair is not safe to train")
+    assert "its context has 2: what lies beyond gets no signal" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_not_one_token_with_a_signal(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no look at the prompts foresees is noticed in the first step."""
+    monkeypatch.setattr("dragoman.train.setup.require_safe", lambda mapping, least: ())
     code, message = refused({"teacher.max_length": 2})
     assert code == 1
     assert message.startswith("error: step 1: not one student token has a signal (teacher_context 100.0%)")
@@ -263,6 +278,7 @@ def empty(rollout: Rollout, student: Path) -> Rollout:
         completion=tokenization.view([]),
         behaviour_logp=none,
         entropy=none,
+        stop_logp=none,
         stop=StopReason.LENGTH,
     )
 
@@ -274,6 +290,7 @@ def only_a_stop(rollout: Rollout, student: Path) -> Rollout:
         completion=renderer.completion(b"", StopReason.STOP),
         behaviour_logp=np.array([-3.0], np.float32),
         entropy=np.array([1.0], np.float32),
+        stop_logp=np.array([-3.0], np.float32),
         stop=StopReason.STOP,
     )
 

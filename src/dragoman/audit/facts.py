@@ -129,6 +129,8 @@ class ContextNeed:
 
     num_prompts: int
     max_new_tokens: int
+    longest_prompt: str
+    """Key of the prompt with the longest context of the teacher; empty where there is none."""
     student_context: int
     teacher_context: int
     teacher_response: int

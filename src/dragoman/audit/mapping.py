@@ -124,15 +124,19 @@ def _context(
     limits: tuple[int | None, int | None],
 ) -> ContextNeed:
     sizes: dict[str, list[int]] = {"student": [0], "teacher": [0]}
+    longest = ""
     for prompt in prompts:
         for side, renderer in (("student", student), ("teacher", teacher)):
             try:
-                sizes[side].append(len(renderer.context_ids(prompt)))
+                size = len(renderer.context_ids(prompt))
+                longest = prompt.key if side == "teacher" and size > max(sizes[side]) else longest
+                sizes[side].append(size)
             except RenderError as error:
                 refusals.append(Refusal(key=prompt.key, side=side, message=str(error)))
     return ContextNeed(
         num_prompts=len(prompts),
         max_new_tokens=max_new_tokens,
+        longest_prompt=longest,
         student_context=max(sizes["student"]),
         teacher_context=max(sizes["teacher"]),
         teacher_response=math.ceil(max_new_tokens * inflation),

@@ -110,9 +110,9 @@ def _lengths(mapping: MappingAudit) -> list[Problem]:
         )
     if context.teacher_limit is not None and context.teacher_need > context.teacher_limit:
         what = (
-            f"the teacher needs {context.teacher_need} tokens ({context.teacher_context} of context and "
-            f"{context.teacher_response} for {context.max_new_tokens} of the student), its context has "
-            f"{context.teacher_limit}: what lies beyond gets no signal"
+            f"the teacher needs {context.teacher_need} tokens ({context.teacher_context} for "
+            f"{context.longest_prompt!r} and {context.teacher_response} for {context.max_new_tokens} of the "
+            f"student), its context has {context.teacher_limit}: what lies beyond gets no signal"
         )
         change = (
             "lower rollout.max_new_tokens, shorten the prompts, or choose a teacher with a longer context"

@@ -112,14 +112,13 @@ def build_session(
 
 def _check_mapping(config: Config, student: Renderer, teacher: Renderer, prompts: Sequence[Prompt]) -> None:
     """The cheap half of an audit, before any weights are read: raise TrainingError where training would be
-    unsafe, log what else was found."""
+    unsafe, log what else was found. Prompts too long for the student are named one by one by its sampler."""
     limits = (context_limit(config.teacher), config.teacher.max_length)
     mapping = audit_mapping(
         student,
         teacher,
         prompts,
         max_new_tokens=config.rollout.max_new_tokens,
-        student_limit=context_limit(config.student),
         teacher_limit=min((limit for limit in limits if limit is not None), default=None),
     )
     for problem in require_safe(mapping, config.train.min_coverage):

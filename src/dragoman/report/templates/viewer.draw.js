@@ -71,6 +71,7 @@ function drawToken(side, i, item) {
   const token = element("span", side.name(i), "tok"), student = side === view.r.student;
   token.style.flexGrow = side.width(i);
   if (student && side.odd[i]) token.classList.add("odd");
+  if (side.event[i]) token.classList.add("event");
   if (side.reason[i]) token.classList.add("dropped");
   if (item !== null) {
     token.id = `i${item}`;

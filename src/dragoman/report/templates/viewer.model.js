@@ -63,7 +63,7 @@ function fold(text) { return text.replace(/[A-Z]+/g, (letters) => letters.toLowe
 // the text's does.
 function layOut(r, columns) {
   const { student, teacher, chunks } = r, lines = [];
-  const most = columns - 2, size = (side, i) => Math.min(side.width(i) + 1, most);
+  const most = columns - 2, size = (side, i) => Math.min(side.width(i) + (side.event[i] ? 2 : 1), most);
   r.lineOf = new Uint32Array(r.items.length);
   let line = [], used = 0;
   const close = () => { if (line.length) lines.push(line); line = []; used = 0; };
