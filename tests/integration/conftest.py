@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 import tiny
+from dragoman import cli
 from dragoman.api import Distillation, run_training
 from dragoman.config import Config, load_config
 from dragoman.methods import method_defaults
@@ -108,3 +110,35 @@ def read_without_seconds(path: Path) -> list[dict[str, Any]]:
 def metrics() -> Callable[[Path], list[dict[str, Any]]]:
     """`metrics(path)` are the lines of a run's `metrics.jsonl` without what no two runs share: seconds."""
     return read_without_seconds
+
+
+class Refusal(NamedTuple):
+    """What a refused call left behind."""
+
+    code: int
+    message: str
+
+
+@pytest.fixture
+def refused(
+    tree: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., Refusal]:
+    """`refused({"train.lr": -1})` is what `dragoman train` says to the tiny configuration so changed."""
+
+    def call(changes: Mapping[str, Any] | None = None) -> Refusal:
+        path = tmp_path / "tiny.yaml"
+        path.write_text(json.dumps(tree), encoding="utf-8")
+        overrides = [f"{key}={json.dumps(value)}" for key, value in (changes or {}).items()]
+        monkeypatch.setattr(sys, "argv", ["dragoman", "train", str(path), *overrides])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        assert isinstance(ended.value.code, int)
+        return Refusal(ended.value.code, err[err.index("error: ") :])
+
+    return call

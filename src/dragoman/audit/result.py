@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
 from dragoman.audit.facts import Figures, MappingAudit
 from dragoman.audit.pair_facts import PairAudit
+from dragoman.observe import finite
 
 
 class Severity(StrEnum):
@@ -64,17 +63,9 @@ class Audit:
                 "total_seconds": self.pair.cost.total_seconds,
                 "total_memory": self.pair.cost.total_memory,
             }
-        finite: dict[str, Any] = _finite(values)
-        return finite
+        found: dict[str, Any] = finite(values)
+        return found
 
 
 def _derived(figures: Figures) -> dict[str, float]:
     return {"coverage": figures.coverage, "inflation": figures.inflation}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -82,6 +82,7 @@ def evaluate(
     """
     settings, _ = _load(config, overrides, student, teacher)
     from dragoman.evaluate import evaluate as evaluate_heldout
+    from dragoman.observe import finite
 
     session = _session(settings)
     if not session.heldout:
@@ -90,7 +91,7 @@ def evaluate(
         session.heldout_pipeline, session.heldout, samples=settings.eval.samples, seed=settings.eval.seed
     )
     if as_json:
-        click.echo(json.dumps(found.summary(), indent=2))
+        click.echo(json.dumps(finite(found.summary()), indent=2))
         return
     for name, value in found.summary().items():
         if not name.endswith("_ci"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dragoman.observe.flops import Flops, transformer_flops
 from dragoman.observe.metrics import Metrics, Ratio
 from dragoman.observe.records import Record, read_records, write_records
-from dragoman.observe.run import RunDirectory, read_metrics
+from dragoman.observe.run import RunDirectory, finite, read_metrics
 
 __all__ = [
     "Flops",
@@ -13,6 +13,7 @@ __all__ = [
     "Ratio",
     "Record",
     "RunDirectory",
+    "finite",
     "read_metrics",
     "read_records",
     "transformer_flops",

@@ -89,7 +89,7 @@ class RunDirectory:
         """
         if not values.keys().isdisjoint(("step", "phase")):
             raise ValueError(f"a metric may not be called 'step' or 'phase': {sorted(values)}")
-        line = json.dumps({"step": step, "phase": phase, **_finite(dict(values))}, allow_nan=False)
+        line = json.dumps({"step": step, "phase": phase, **finite(dict(values))}, allow_nan=False)
         with self.metrics_path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(line + "\n")
 
@@ -108,7 +108,7 @@ class RunDirectory:
 
     def write_json(self, name: str, values: Mapping[str, Any]) -> None:
         """Write a mapping as indented JSON, atomically; NaN and infinity become null."""
-        write_text(self.path / name, json.dumps(_finite(values), indent=2, allow_nan=False) + "\n")
+        write_text(self.path / name, json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
 
     def write_summary(self, values: Mapping[str, Any]) -> None:
         """Write `summary.json`, the result of the run."""
@@ -155,12 +155,12 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
             yield line
 
 
-def _finite(value: Any) -> Any:
-    """The same value with null for NaN and infinity."""
+def finite(value: Any) -> Any:
+    """The same JSON value with None for NaN and infinity, which JSON lacks."""
     if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from dragoman.evaluate import Evaluation, ratio_change_interval
 from dragoman.methods import Writer
 from dragoman.models.loading import ModelSize, model_size
-from dragoman.observe import Flops, Ratio, Record, transformer_flops
+from dragoman.observe import Flops, Ratio, Record, finite, transformer_flops
 from dragoman.pipeline import Stopwatch
 from dragoman.train.setup import Session
 
@@ -130,9 +130,9 @@ class Account:
         return {**self.spent(), "before": before}
 
     def summary(self, session: Session) -> dict[str, Any]:
-        """The content of `summary.json`."""
+        """The content of `summary.json`; None for what nothing was counted for."""
         config = session.config
-        return {
+        values: dict[str, Any] = {
             "method": config.method.name,
             "student": config.student.model,
             "teacher": config.teacher.model,
@@ -143,6 +143,7 @@ class Account:
             "change": self._change(),
             "peak_memory_bytes": peak_memory_bytes(),
         }
+        return {name: finite(value) for name, value in values.items()}
 
     def _change(self) -> dict[str, Any] | None:
         """Relative change of the held-out distance, with an interval paired by prompt."""
