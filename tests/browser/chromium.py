@@ -1,4 +1,4 @@
-"""Headless Chromium, driven over its DevTools pipe: real keys and pointers, pictures, requests and errors seen.
+"""Headless Chromium, driven over its DevTools pipe: real keys and pointers, requests and errors seen.
 
 Protocol: https://chromedevtools.github.io/devtools-protocol/ ; messages are JSON ended by a zero byte.
 """
@@ -134,13 +134,17 @@ class Tab:
     ) -> None:
         self._browser = browser
         self._target = browser.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = browser.call("Target.attachToTarget", targetId=self._target, flatten=True)["sessionId"]
+        attached = browser.call("Target.attachToTarget", targetId=self._target, flatten=True)
+        self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self._call(f"{domain}.enable")
         width, height = size
         self._call(
             "Emulation.setDeviceMetricsOverride",
-            **{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
         )
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self._call("Emulation.setEmulatedMedia", features=features)
@@ -157,9 +161,7 @@ class Tab:
 
     def evaluate(self, expression: str) -> Any:
         """The value of an expression or of a promise, as JSON."""
-        answer = self._call(
-            "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
-        )
+        answer = self._call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
@@ -171,7 +173,9 @@ class Tab:
             for kind in ("keyDown", "keyUp"):
                 self._call(
                     "Input.dispatchKeyEvent",
-                    **{"type": kind, "key": key, "windowsVirtualKeyCode": code},
+                    type=kind,
+                    key=key,
+                    windowsVirtualKeyCode=code,
                     **(text if kind == "keyDown" else {}),
                 )
         self.settle()
@@ -218,9 +222,10 @@ class Tab:
         return [event["params"] for event in mine if event["method"] == method]
 
     def _middle(self, selector: str) -> dict[str, float]:
+        found = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
         return dict(
             self.evaluate(
-                f"(() => {{ const box = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
+                f"(() => {{ const box = {found};"
                 " return {x: box.left + box.width / 2, y: box.top + box.height / 2}; })()"
             )
         )

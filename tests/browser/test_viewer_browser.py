@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from chromium import axe_source, find_chromium, run_in_page
+from chromium import Browser, Tab, axe_source, find_chromium
 
 import tiny
 from dragoman.alignment import align
@@ -33,6 +36,7 @@ HOSTILE = (
     "The interpreter </script><img src=x onerror=document.title='broken'> <!-- "
     "\u2028 &amp; café 🦜 مرحبا\n\tif x:\r\n"
 )
+DATA = HOSTILE.encode() + b"caf\xc3 \xff"
 PROMPT = Prompt(
     key="p:1",
     messages=(
@@ -98,7 +102,7 @@ def record_of(sides: tuple[Tokenization, Tokenization], data: bytes, sample: int
 def page(sides: Any, tmp_path_factory: Any) -> Path:
     bare = record_of(sides, b"Not aligned.", sample=1).rollout
     empty = record_of(sides, b"", sample=2)
-    records = (record_of(sides, HOSTILE.encode() + b"caf\xc3 \xff"), Record(rollout=bare, step=2), empty)
+    records = (record_of(sides, DATA), Record(rollout=bare, step=2), empty)
     selection = Selection(title="a run <b>", records=records, num_left_out=3)
     return write_viewer(selection, tmp_path_factory.mktemp("page") / "view.html")
 
@@ -111,97 +115,133 @@ def axe(tmp_path_factory: Any) -> str:
         pytest.skip(f"axe cannot be fetched: {error}")
 
 
-def test_needs_no_network(page: Path) -> None:
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with Browser() as found:
+        yield found
+
+
+@pytest.fixture
+def tab(browser: Browser, page: Path) -> Iterator[Tab]:
+    found = Tab(browser, page)
+    yield found
+    found.close()
+
+
+def chosen(tab: Tab, control: str, value: object) -> None:
+    tab.evaluate(
+        f"(() => {{ const box = document.getElementById('{control}'); box.value = {json.dumps(value)};"
+        " box.dispatchEvent(new Event('change')); })()"
+    )
+    tab.settle()
+
+
+def text_of(tab: Tab, place: str) -> str:
+    return str(tab.evaluate(f"document.getElementById('{place}').textContent"))
+
+
+def focused(tab: Tab) -> str | None:
+    found: str | None = tab.evaluate(
+        "document.getElementById('tokens').getAttribute('aria-activedescendant')"
+    )
+    return found
+
+
+def test_needs_no_network(page: Path, tab: Tab) -> None:
     text = page.read_text("utf-8")
-    assert "default-src 'none'" in text
+    assert "default-src 'none'" in text.replace("&#39;", "'")
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", text)
+    assert tab.requests == [page.resolve().as_uri()] and tab.errors == []
 
 
-def test_what_a_model_wrote_stays_text(page: Path, tmp_path: Path) -> None:
-    found = run_in_page(
-        page,
-        """for (const box of document.querySelectorAll('details')) box.open = true;
-        await new Promise((done) => setTimeout(done, 200));
-        return [document.images.length, document.title, $('text').textContent, $('prompt').textContent];""",
-        tmp_path,
-    )
-    images, title, text, prompt = found
-    assert images == 0 and title == "a run <b> · rollouts · dragoman"
-    assert "</script><img" in text and "</script><img" in prompt and "f({})" in prompt
+def test_what_a_model_wrote_stays_text(tab: Tab) -> None:
+    tab.evaluate("document.querySelectorAll('details').forEach((box) => { box.open = true; })")
+    tab.settle()
+    assert tab.evaluate("document.images.length") == 0
+    assert tab.evaluate("document.title") == "a run <b> · rollouts · dragoman"
+    assert "</script><img" in text_of(tab, "text") and "</script><img" in text_of(tab, "prompt")
+    assert "f({})" in text_of(tab, "prompt").replace(" ", "")
 
 
-def test_keys_and_filters(page: Path, sides: Any, tmp_path: Path) -> None:
-    found = run_in_page(
-        page,
-        """const box = $('tokens'), seen = [];
-        const press = (key, at = box) => at.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));
-        const now = () => box.getAttribute('aria-activedescendant');
-        for (const key of ['ArrowRight', 'ArrowRight', 'j', 'k', 'End', 'Home']) {
-          press(key);
-          seen.push(now());
-        }
-        press('f');
-        const filter = $('filter').selectedOptions[0].textContent, hits = $('hits').textContent;
-        seen.push(now()); press('n', document.body); seen.push(now());
-        const details = $('details').textContent;
-        $('filter').value = 0; $('search').value = 'CAFé'; $('search').dispatchEvent(new Event('input'));
-        const marked = $('hits').textContent;
-        press('?', document.body);
-        const options = [...$('rollout').options].map((o) => o.textContent);
-        $('rollout').value = 2; $('rollout').dispatchEvent(new Event('change'));
-        const empty = $('details').textContent;
-        return {seen, filter, hits, details, marked, help: $('help-box').open, options, empty};""",
-        tmp_path,
-    )
-    last = len(record_of(sides, HOSTILE.encode() + b"caf\xc3 \xff").rollout.completion) - 1
-    assert found["seen"][:2] == ["s0", "s1"] and found["seen"][4:6] == [f"s{last}", "s0"]
-    assert found["filter"].startswith("dropped: ") and found["hits"] == found["filter"][9:] + " tokens"
-    assert "non canonical" in found["details"] and "advantage" in found["details"]
-    record = record_of(sides, HOSTILE.encode() + b"caf\xc3 \xff").rollout.completion
-    at = HOSTILE.encode().index("café".encode())
-    within = (record.bounds[:-1] < at + 5) & (record.bounds[1:] > at)
-    assert found["marked"] == f"{within.sum()} tokens" and found["help"]
-    assert found["options"] == ["step 1 · p:1/0", "step 2 · p:1/1", "step 1 · p:1/2"]
-    assert found["empty"] == "This response is empty."
+def test_keys(tab: Tab, sides: Any) -> None:
+    last = len(record_of(sides, DATA).rollout.completion) - 1
+    tab.press("ArrowRight", "ArrowRight")
+    assert focused(tab) == "i1"
+    tab.press("End")
+    assert focused(tab) == f"i{last}"
+    tab.press("Home")
+    assert focused(tab) == "i0"
+    tab.press("?")
+    assert tab.evaluate("document.getElementById('help-box').open")
+    tab.press("]")
+    assert tab.evaluate("document.getElementById('rollout').value") == "1"
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("rollout", [0, 1, 2])
-def test_accessible(page: Path, axe: str, theme: str, rollout: int, tmp_path: Path) -> None:
-    found = run_in_page(
-        page,
-        f"""document.documentElement.dataset.theme = '{theme}';
-        $('rollout').value = {rollout}; $('rollout').dispatchEvent(new Event('change'));
-        for (const box of document.querySelectorAll('details')) box.open = true;
-        $('tokens').dispatchEvent(new KeyboardEvent('keydown', {{key: 'End', bubbles: true}}));
-        await new Promise((done) => setTimeout(done, 200));
-        {axe.replace("</script", "<" + chr(92) + "/script")}
-        const result = await axe.run(document, {{resultTypes: ['violations']}});
-        const told = (n) => n.html + n.failureSummary;
-        return result.violations.map((v) => [v.id, v.help, v.nodes.slice(0, 3).map(told)]);""",
-        tmp_path,
-    )
-    assert found == []
+def test_filter_and_details(tab: Tab, sides: Any) -> None:
+    """The first four bytes were written in odd tokens, which the guard masks."""
+    record = record_of(sides, DATA)
+    assert record.supervision is not None
+    num_dropped = int((record.supervision.reason > 0).sum())
+    assert num_dropped >= 4
+    tab.press("f")
+    assert text_of(tab, "hits") == f"1 of {num_dropped} hits"
+    details = text_of(tab, "details")
+    assert "non canonical" in details and "advantage" in details and "n:1" in details
+    tab.press("n")
+    assert text_of(tab, "hits").startswith("2 of ")
+    assert f"{num_dropped}" in text_of(tab, "reasons")
 
 
-def test_a_hundred_thousand_tokens(sides: Any, tmp_path: Path) -> None:
+def test_search_of_a_character_in_several_tokens(tab: Tab) -> None:
+    tab.press("/")
+    tab.type("café")
+    assert text_of(tab, "hits") == "1 of 1 hit"
+    marked = tab.evaluate("[...document.querySelectorAll('.tok.hit')].map((n) => n.textContent).join('|')")
+    assert "\\xc3" in marked and "\\xa9" in marked
+
+
+def test_pointing_at_a_token(tab: Tab) -> None:
+    tab.hover("#i2")
+    assert "student" in text_of(tab, "details").lower()
+
+
+def test_records_with_less_in_them(tab: Tab) -> None:
+    chosen(tab, "rollout", 1)
+    assert "10 student tokens" in text_of(tab, "facts") or "student token" in text_of(tab, "facts")
+    chosen(tab, "rollout", 2)
+    assert text_of(tab, "details") == "This response is empty."
+    assert tab.errors == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 800), (420, 800)])
+def test_accessible(browser: Browser, page: Path, axe: str, scheme: str, size: tuple[int, int]) -> None:
+    tab = Tab(browser, page, scheme=scheme, size=size)
+    tab.evaluate(axe + "; null")
+    for rollout in (0, 1, 2):
+        chosen(tab, "rollout", rollout)
+        tab.evaluate("document.querySelectorAll('details').forEach((box) => { box.open = true; })")
+        tab.press("End")
+        found = tab.evaluate(
+            "axe.run(document, {resultTypes: ['violations']}).then((result) => result.violations.map("
+            "(v) => [v.id, v.help, v.nodes.slice(0, 3).map((n) => n.html + n.failureSummary)]))"
+        )
+        assert found == [], (rollout, scheme, size)
+    tab.close()
+
+
+def test_a_hundred_thousand_tokens(browser: Browser, sides: Any, tmp_path: Path) -> None:
     text = " ".join(tiny.CORPUS) + "\n"
     data = text.encode() * (1 + 100_000 // len(sides[0].encode(text.encode())))
     record = record_of(sides, data)
     size = len(record.rollout.completion)
     assert size >= 100_000
-    page = write_viewer(Selection(title="long", records=(record,), num_left_out=0), tmp_path / "view.html")
-    found = run_in_page(
-        page,
-        """const opened = performance.now(), box = $('tokens');
-        const start = performance.now();
-        box.dispatchEvent(new KeyboardEvent('keydown', {key: 'End', bubbles: true}));
-        const jump = performance.now() - start;
-        await new Promise((done) => setTimeout(done, 100));
-        const seen = box.getAttribute('aria-activedescendant'), label = $(seen).textContent;
-        return {opened, jump, seen, label, nodes: document.querySelectorAll('*').length};""",
-        tmp_path,
-    )
-    assert found["seen"] == f"s{size - 1}"
-    assert found["nodes"] < 6000, "only lines in sight are drawn"
-    assert found["jump"] < 500
+    selection = Selection(title="long", records=(record,), num_left_out=0)
+    tab = Tab(browser, write_viewer(selection, tmp_path / "view.html"))
+    assert tab.open_seconds < 15, "a busy machine is slow, a page that lays out everything is slower"
+    start = time.monotonic()
+    tab.press("End")
+    assert time.monotonic() - start < 5
+    assert focused(tab) == f"i{size - 1}"
+    assert tab.evaluate("document.querySelectorAll('*').length") < 6000, "only lines in sight are drawn"
+    tab.close()

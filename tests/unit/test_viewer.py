@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 from dragoman.cli.view import view
 from dragoman.errors import UsageError
 from dragoman.observe import Record, write_records
-from dragoman.report.viewer import embedded_json, select_records, viewer_page
+from dragoman.report.viewer import embedded_json, parse_place, select_records, viewer_page
 from dragoman.types import Event, Prompt, Rollout, StopReason, TokenText
 
 
@@ -46,37 +47,44 @@ def run_of(folder: Path) -> Path:
 
 def test_selection(tmp_path: Path) -> None:
     run = run_of(tmp_path / "run")
-    every = select_records(run)
+    every = select_records(parse_place(str(run)))
     assert [(r.step, r.rollout.key) for r in every.records] == [
         (1, "p/0"),
         (1, "p/1"),
         (2, "p/0"),
         (2, "p/1"),
     ]
-    some = select_records(run, limit=3)
+    some = select_records(parse_place(str(run)), limit=3)
     assert len(some.records) == 3 and some.num_left_out == 1
-    one = select_records(run / "rollouts" / "step-000002.jsonl", key="p/1")
+    line = select_records(parse_place(f"{run}/rollouts/step-000002.jsonl:2"))
+    assert [(r.step, r.rollout.key) for r in line.records] == [(2, "p/1")]
+    assert len(select_records(parse_place(str(run)), step=2).records) == 2
+    one = select_records(parse_place(f"{run}/rollouts/step-000002.jsonl"), key="p/1")
     assert [(r.step, r.rollout.key) for r in one.records] == [(2, "p/1")]
 
 
 def test_nothing_to_show(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither a run with recorded rollouts"):
-        select_records(tmp_path)
-    with pytest.raises(UsageError, match="no rollout called 'q'"):
-        select_records(run_of(tmp_path / "run"), key="q")
+        select_records(parse_place(str(tmp_path)))
+    with pytest.raises(UsageError, match="holds no rollout called 'q'; the first recorded are step 1 · p/0"):
+        select_records(parse_place(str(run_of(tmp_path / "run"))), key="q")
 
 
 def test_data_in_the_page(tmp_path: Path) -> None:
-    page = viewer_page(select_records(run_of(tmp_path / "run"), limit=1))
+    page = viewer_page(select_records(parse_place(str(run_of(tmp_path / "run"))), limit=1))
     found = re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)
     assert found is not None
     data = json.loads(found[1])
     assert data["left_out"] == 3 and len(data["rollouts"]) == 1
     columns = data["rollouts"][0]
     student = columns["student"]
-    assert student["label"] == ["\\xc3", "\\xa9", "⟨stop⟩"]
-    assert student["p"] == [-1.25, None, -0.5] and student["odd"] == [0, 1, 0]
-    assert columns["data"] == "Ã©" and columns["text"] == "é" and columns["chunks"] is None
+    names = [student["names"][number] for number in base64.b64decode(student["label"]["u1"])]
+    assert names == ["\\xc3", "\\xa9", "⟨stop⟩"]
+    logp = np.frombuffer(base64.b64decode(student["logp"]["f4"]), "<f4")
+    assert logp.tolist() == [-1.25, -np.inf, -0.5]
+    assert base64.b64decode(student["odd"]["u1"]) == bytes([0, 1, 0])
+    assert base64.b64decode(columns["data"]) == "é".encode() and columns["text"] == "é"
+    assert columns["chunks"] is None
     assert columns["prompt"] == [{"role": "text", "content": "</script>"}]
     assert page.count("</script>") == 2
 

@@ -92,7 +92,9 @@ def write_viewer(selection: Selection, path: Path) -> Path:
     try:
         write_text(path, viewer_page(selection))
     except OSError as error:
-        raise UsageError(f"the page cannot be written to {path}: {error}; name another file with -o") from error
+        raise UsageError(
+            f"the page cannot be written to {path}: {error}; name another file with -o"
+        ) from error
     return path
 
 
@@ -116,7 +118,8 @@ def viewer_page(selection: Selection) -> str:
         title=selection.title,
         style=style,
         script=script,
-        policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; base-uri 'none'; form-action 'none'",
+        policy=f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'",
         data=embedded_json(data),
     )
 

@@ -116,7 +116,7 @@ def _floats(values: np.ndarray | None) -> Column | None:
 
 
 def conversation(prompt: Prompt) -> list[dict[str, Any]]:
-    """The turns before the response: role, text, and where present thinking, calls and definitions of tools."""
+    """The turns before the response: role, text, and where present thinking, calls and tools."""
     if prompt.messages is None:
         return [{"role": "text", "content": printable(prompt.text or "")}]
     tools = [json.dumps(dict(tool), ensure_ascii=False, indent=2) for tool in prompt.tools]
