@@ -64,12 +64,7 @@ def build_session(
     """
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
-    method = get_method(config.method.name)
-    if method.writer is Writer.TEACHER and config.rollout.engine != "sample":
-        raise UsageError(
-            f"method {method.name!r} trains on what the teacher writes, so rollout.engine="
-            f"{config.rollout.engine!r} would be ignored; set it to 'sample', or choose another method"
-        )
+    method = _method(config)
     if prompts is None:
         prompts = _prompts(config, config.data.train, config.data.limit)
     if heldout is None and config.data.heldout is not None:
@@ -113,6 +108,16 @@ def build_session(
         prompts=prompts,
         heldout=heldout or (),
     )
+
+
+def _method(config: Config) -> Method:
+    method = get_method(config.method.name)
+    if method.writer is Writer.TEACHER and config.rollout.engine != "sample":
+        raise UsageError(
+            f"method {method.name!r} trains on what the teacher writes, so rollout.engine="
+            f"{config.rollout.engine!r} would be ignored; set it to 'sample', or choose another method"
+        )
+    return method
 
 
 def _check_mapping(config: Config, student: Renderer, teacher: Renderer, prompts: Sequence[Prompt]) -> None:
