@@ -21,12 +21,17 @@ from dragoman.report.viewer import Selection, write_viewer
 from dragoman.supervise import CREDITS, Guard, SampledSettings, supervise_sampled
 from dragoman.text import Tokenization
 from dragoman.types import (
+    Alignment,
+    ChunkKind,
+    DropReason,
+    Event,
     Message,
     Prompt,
     Rollout,
     StopReason,
     TeacherScores,
     TeacherView,
+    TokenText,
     ToolCall,
 )
 
@@ -98,11 +103,55 @@ def record_of(sides: tuple[Tokenization, Tokenization], data: bytes, sample: int
     )
 
 
+def text_with_events(*parts: bytes | Event) -> TokenText:
+    """Tokens of these bytes and events; all of them canonical."""
+    spelled = [part if isinstance(part, bytes) else b"" for part in parts]
+    return TokenText(
+        ids=np.arange(len(parts)),
+        data=b"".join(spelled),
+        bounds=np.cumsum([0, *map(len, spelled)]),
+        event=np.array([Event.NONE if isinstance(part, bytes) else part for part in parts], np.uint8),
+        canonical=np.ones(len(parts), bool),
+    )
+
+
+def record_of_kinds() -> Record:
+    """One chunk each of: 1:1, n:1, normalised, impure, student-only, teacher-only, 1:1 and wide, event."""
+    student = text_with_events(
+        *(Event.THINK_OPEN, b"un", b"do", b"\xef\xac\x81", b"?", Event.CONTROL, b" " * 300, Event.STOP)
+    )
+    teacher = text_with_events(*(b"<think>", b"undo", b"fi", b"!", Event.CONTROL, b" " * 300, Event.STOP))
+    kinds = [ChunkKind.ONE_TO_ONE, ChunkKind.MANY_TO_ONE, ChunkKind.NORMALISED, ChunkKind.IMPURE]
+    kinds += [ChunkKind.STUDENT_ONLY, ChunkKind.TEACHER_ONLY, ChunkKind.ONE_TO_ONE, ChunkKind.EVENT]
+    rollout = Rollout(
+        prompt=Prompt(key="kinds", text="Go on"),
+        sample=0,
+        context_ids=np.array([1]),
+        completion=student,
+        behaviour_logp=np.array([-1, -2, -0.5, -1, -1, -1, -1, -1], np.float32),
+        stop=StopReason.STOP,
+    )
+    return Record(
+        rollout=rollout,
+        view=TeacherView(rollout_key=rollout.key, teacher="t", ids=teacher.ids, start=0, completion=teacher),
+        scores=TeacherScores(
+            logp=np.array([-1, -0.25, -1, -1, np.nan, -1, -1], np.float32),
+            missing=np.array([0, 0, 0, 0, DropReason.NON_FINITE, 0, 0], np.uint8),
+        ),
+        alignment=Alignment(
+            student_bounds=np.array([0, 1, 3, 4, 5, 6, 6, 7, 8]),
+            teacher_bounds=np.array([0, 1, 2, 3, 4, 4, 5, 6, 7]),
+            kind=np.array(kinds, np.uint8),
+        ),
+        step=3,
+    )
+
+
 @pytest.fixture(scope="module")
 def page(sides: Any, tmp_path_factory: Any) -> Path:
     bare = record_of(sides, b"Not aligned.", sample=1).rollout
     empty = record_of(sides, b"", sample=2)
-    records = (record_of(sides, DATA), Record(rollout=bare, step=2), empty)
+    records = (record_of(sides, DATA), Record(rollout=bare, step=2), empty, record_of_kinds())
     selection = Selection(title="a run <b>", records=records, num_left_out=3)
     return write_viewer(selection, tmp_path_factory.mktemp("page") / "view.html")
 
@@ -205,9 +254,50 @@ def test_pointing_at_a_token(tab: Tab) -> None:
     assert "student" in text_of(tab, "details").lower()
 
 
+def test_every_kind_of_chunk_is_reached_by_keys(tab: Tab) -> None:
+    """Sums by hand: p is -2 - 0.5 over the two tokens of `undo`, t is -0.25, so t - p is 2.25."""
+    chosen(tab, "rollout", 3)
+    said = []
+    for _ in range(8):
+        tab.press("j")
+        said.append(text_of(tab, "status"))
+    kinds = ("1:1", "n:1", "normalised", "impure", "student-only", "teacher-only", "1:1", "event")
+    for n, kind in enumerate(kinds):
+        assert f"chunk {n}, {kind}" in said[n]
+    assert said[5].startswith("no student token")
+    tab.press("Home", "j")
+    assert "t − p of the chunk: 2.250 nats" in text_of(tab, "details")
+    rows = tab.evaluate(
+        "[...document.querySelectorAll('#kinds tbody tr')].map((row) => row.cells[0].textContent + ' '"
+        " + row.cells[1].textContent + ' ' + row.cells[2].textContent)"
+    )
+    assert rows == [
+        *("1:1 2 2", "n:1 1 2", "event 1 1", "normalised 1 1"),
+        *("student-only 1 1", "teacher-only 1 0", "impure 1 1"),
+    ]
+
+
+def test_pieces_stay_in_the_window(browser: Browser, page: Path) -> None:
+    """A token of 300 blanks is cut to the line, not the line stretched to the token."""
+    tab = Tab(browser, page, size=(420, 800))
+    chosen(tab, "rollout", 3)
+    widths = tab.evaluate("(() => { const box = $('tokens'); return [box.scrollWidth, box.clientWidth]; })()")
+    assert widths[0] <= widths[1]
+    tab.close()
+
+
+def test_theme_overrides_the_system(tab: Tab) -> None:
+    page = "getComputedStyle(document.body).backgroundColor"
+    light = tab.evaluate(page)
+    tab.click("#theme")
+    assert text_of(tab, "theme") == "Theme: light" and tab.evaluate(page) == light
+    tab.click("#theme")
+    assert text_of(tab, "theme") == "Theme: dark" and tab.evaluate(page) != light
+
+
 def test_records_with_less_in_them(tab: Tab) -> None:
     chosen(tab, "rollout", 1)
-    assert "10 student tokens" in text_of(tab, "facts") or "student token" in text_of(tab, "facts")
+    assert "no teacher" in text_of(tab, "facts")
     chosen(tab, "rollout", 2)
     assert text_of(tab, "details") == "This response is empty."
     assert tab.errors == []
@@ -218,10 +308,10 @@ def test_records_with_less_in_them(tab: Tab) -> None:
 def test_accessible(browser: Browser, page: Path, axe: str, scheme: str, size: tuple[int, int]) -> None:
     tab = Tab(browser, page, scheme=scheme, size=size)
     tab.evaluate(axe + "; null")
-    for rollout in (0, 1, 2):
+    for rollout in (0, 1, 2, 3):
         chosen(tab, "rollout", rollout)
         tab.evaluate("document.querySelectorAll('details').forEach((box) => { box.open = true; })")
-        tab.press("End")
+        tab.press("End", *("f" if rollout == 3 else ""))
         found = tab.evaluate(
             "axe.run(document, {resultTypes: ['violations']}).then((result) => result.violations.map("
             "(v) => [v.id, v.help, v.nodes.slice(0, 3).map((n) => n.html + n.failureSummary)]))"

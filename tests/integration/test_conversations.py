@@ -77,7 +77,7 @@ def test_teacher_with_another_syntax_of_calls(models: dict[str, Path], tmp_path:
     supervised = b"".join(
         first.rollout.completion.token_bytes(i) for i in np.flatnonzero(first.supervision.weight > 0)
     ).decode()
-    for words in ("I will look at both places", "get_weather", "Zürich", "Oslo", "days"):
+    for words in ("I will look at both places.\n", "get_weather", "Zürich", "Oslo", "days"):
         assert words in supervised
     thinking = [r for r in records if r.rollout.prompt.key == "thinking"]
     assert all(r.alignment is not None and r.alignment.coverage == 1.0 for r in thinking)

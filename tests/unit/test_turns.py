@@ -229,9 +229,10 @@ class TestToolCalls:
     def test_other_syntax(self, hermes: Path, marked: Path) -> None:
         rollout = rollout_of(writer := student(hermes), b"See.\n" + CALL)
         view, alignment = seen(rollout, writer, teacher(marked))
-        assert view.completion.data.replace(b"\n", b"") == b'See.CALL look_up WITH {"word": "42"};'
+        assert view.completion.data == b'See.CALL look_up WITH {"word": "42"};'
         rows = texts(rollout, view, alignment)
         agreeing = b"".join(above for kind, above, below in rows if above == below)
+        assert agreeing.startswith(b"See.")
         assert b"look_up" in agreeing and b'{"word": "42"}' in agreeing
         for kind, above, below in rows:
             assert above == below or kind in ("tool_syntax", "teacher-only", "event"), (kind, above, below)

@@ -18,7 +18,7 @@ from jaxtyping import Int64
 
 from dragoman.errors import RenderError
 from dragoman.render.dialect import Dialect
-from dragoman.render.symbols import BLANKS, byte_symbols, is_event_symbol, spelled, text_symbols
+from dragoman.render.symbols import BLANKS, byte_symbols, is_event_symbol, num_common, spelled, text_symbols
 from dragoman.render.turns import THINKING, Part, Piece
 from dragoman.render.written import write_symbols
 from dragoman.text import Tokenization
@@ -210,9 +210,11 @@ def _other_call(draft: Draft, symbols: str, piece: Piece, written: str, student:
 
 
 def _agreeing(own: str, written: str, calls: Sequence[ToolCall]) -> list[tuple[int, int, int]]:
-    """Runs (start here, start there, length) of names, keys and values, grown over equal neighbours."""
-    found: list[tuple[int, int, int]] = []
-    here = there = 0
+    """Runs (start here, start there, length) of names, keys and values, grown over equal neighbours, and of
+    the white space before the call."""
+    blanks = num_common(own[: len(own) - len(own.lstrip(BLANKS))], written)
+    found = [(0, 0, blanks)] if blanks else []
+    here = there = blanks
     for atom in (atom for call in calls for atom in _atoms(call)):
         at, other = _find(own, atom, here), _find(written, atom, there)
         if at < 0 or other < 0:

@@ -109,7 +109,9 @@ function drawMap() {
 }
 
 function drawFrame() {
-  const box = $("tokens"), share = 100 / Math.max(box.scrollHeight, 1);
-  $("map").style.setProperty("--from", `${box.scrollTop * share}%`);
-  $("map").style.setProperty("--to", `${(box.scrollTop + box.clientHeight) * share}%`);
+  const box = $("tokens"), room = box.clientHeight, whole = Math.max(box.scrollHeight, 1), least = 8;
+  const size = whole <= room ? 0 : Math.max(room * room / whole, least), travel = Math.max(whole - room, 1);
+  const from = (room - size) * box.scrollTop / travel;
+  $("map").style.setProperty("--from", `${from}px`);
+  $("map").style.setProperty("--to", `${from + size}px`);
 }

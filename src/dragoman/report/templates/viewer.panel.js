@@ -2,6 +2,7 @@
 const MOST_ROWS = 16;
 const digits = (value, places = 3) => Number.isNaN(value) ? "–" : value.toFixed(places)
   .replace("-Infinity", "-∞").replace("-", "−").replace(/^−(0\.?0*)$/, "$1");
+const nats = (value) => Number.isNaN(value) ? "–" : `${digits(value)} nats`;
 const at = (values, i) => values ? values[i] : NaN;
 const share = (part, whole) => whole ? `${(100 * part / whole).toFixed(1)} %` : "–";
 const count = (number, name) => `${number.toLocaleString("en")} ${name}${number === 1 ? "" : "s"}`;
@@ -13,8 +14,8 @@ const hex = (bytes) => Array.from(bytes.slice(0, 24), (c) => c.charCodeAt(0).toS
   + (bytes.length > 24 ? " …" : "");
 
 function chunkWord(c) {
-  const { r } = view, reason = r.chunks.reason[c];
-  return `${r.kindName(c)}${reason ? `, ${DATA.reasons[reason]}` : ""}`;
+  const { r } = view, kind = r.kindName(c), reason = DATA.reasons[r.chunks.reason[c]];
+  return r.chunks.reason[c] && reason !== kind.replace("-", " ") ? `${kind}, ${reason}` : kind;
 }
 
 // One sentence, for the live region.
@@ -51,10 +52,10 @@ function studentFacts(s) {
   const { student } = view.r, { logp, credit, entropy, stop } = student;
   const from = student.bounds[s], to = student.bounds[s + 1];
   return [
-    ["advantage", student.credit ? `${digits(credit[s])} nats` : null],
+    ["advantage", student.credit ? nats(credit[s]) : null],
     ["signal", student.reason[s] ? `none: ${DATA.reasons[student.reason[s]]}` : "yes"],
-    ["p", logp ? `${digits(logp[s])} nats` : null], ["probability", logp ? probability(logp[s]) : null],
-    ["entropy", entropy ? `${digits(entropy[s])} nats` : null],
+    ["p", logp ? nats(logp[s]) : null], ["probability", logp ? probability(logp[s]) : null],
+    ["entropy", entropy ? nats(entropy[s]) : null],
     ["stop mass", stop ? probability(stop[s]) : null],
     ["id", String(student.id[s])], ["canonical", student.odd[s] ? "no" : "yes"],
     ["bytes", to > from ? `${from}–${to}: ${hex(view.r.bytes.slice(from, to))}` : `none, at ${from}`, true],
@@ -64,7 +65,7 @@ function studentFacts(s) {
 function teacherFacts(t) {
   const { teacher } = view.r;
   return [
-    ["t", !teacher.logp ? null : teacher.reason[t] ? `none: ${DATA.reasons[teacher.reason[t]]}` : `${digits(teacher.logp[t])} nats`],
+    ["t", !teacher.logp ? null : teacher.reason[t] ? `none: ${DATA.reasons[teacher.reason[t]]}` : nats(teacher.logp[t])],
     ["probability", teacher.logp ? probability(teacher.logp[t]) : null],
     ["stop mass", teacher.stop ? probability(teacher.stop[t]) : null], ["id", String(teacher.id[t])],
     ["bytes of the teacher's response", `${teacher.bounds[t]}–${teacher.bounds[t + 1]}`, true],
@@ -107,7 +108,7 @@ function showDetails(s, t, c) {
     const given = (rows) => rows.filter(([, values]) => values);
     nodes.push(chunkTable("student", student, chunks.student, c, given([["p", student.logp], ["advantage", student.credit]]), s),
       chunkTable("teacher", teacher, chunks.teacher, c, given([["t", teacher.logp]]), t));
-    if (!Number.isNaN(difference)) nodes.push(element("p", `t − p of the chunk: ${digits(difference)} nats`, "gap"));
+    if (!Number.isNaN(difference)) nodes.push(element("p", `t − p of the chunk: ${nats(difference)}`, "gap"));
   }
   $("details").replaceChildren(...nodes);
 }
