@@ -30,6 +30,7 @@ from dragoman.types import (
     Supervision,
     TeacherScores,
     TeacherView,
+    ToolCall,
 )
 from texts import Part, tokens
 
@@ -349,3 +350,23 @@ def test_long_runs_are_thinned() -> None:
     (chart,) = draw_curves(train, [])
     assert len(chart.svg) < 60_000
     assert chart.smoothed_over == 20_000 // 12
+
+
+def test_a_conversation_with_tools_is_shown_whole() -> None:
+    turns = (
+        Message(role="user", content="Look."),
+        Message(
+            role="assistant",
+            reasoning_content="I must.",
+            tool_calls=(ToolCall(name="f", arguments='{"a": 1}'),),
+        ),
+        Message(role="tool", content="42"),
+    )
+    one = record()
+    prompt = Prompt(key=one.rollout.prompt.key, messages=turns)
+    shown = passage(replace(one, rollout=replace(one.rollout, prompt=prompt)), None).prompt
+    assert shown == (
+        ("user", "Look."),
+        ("assistant", '(thinks: I must.)\n(calls f with {"a": 1})'),
+        ("tool", "42"),
+    )

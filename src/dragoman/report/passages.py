@@ -16,7 +16,7 @@ from rich.cells import cell_len
 from dragoman.observe import Record
 from dragoman.report.formats import number, percent
 from dragoman.report.layout import chunk_slices, printable, same_bytes, token_label
-from dragoman.types import ChunkKind, DropReason, Event, Prompt, StopReason, TeacherScores, TokenText
+from dragoman.types import ChunkKind, DropReason, Event, Message, Prompt, StopReason, TeacherScores, TokenText
 
 Span = tuple[int, int]
 
@@ -125,7 +125,14 @@ def _prompt(prompt: Prompt) -> tuple[tuple[str, str], ...]:
     """(role, text) of every turn; a raw prompt has the role "text"."""
     if prompt.messages is None:
         return (("text", printable(prompt.text or "")),)
-    return tuple((printable(turn.role), printable(turn.content)) for turn in prompt.messages)
+    return tuple((printable(turn.role), printable(_said(turn))) for turn in prompt.messages)
+
+
+def _said(turn: Message) -> str:
+    """What a turn holds: thinking, words and calls."""
+    thought = [f"(thinks: {turn.reasoning_content})"] if turn.reasoning_content else []
+    calls = [f"(calls {call.name} with {call.arguments})" for call in turn.tool_calls]
+    return "\n".join([*thought, *([turn.content] if turn.content else []), *calls])
 
 
 def _chunks(record: Record, scale: float | None) -> Iterator[Chunk]:
