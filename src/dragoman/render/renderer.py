@@ -12,6 +12,7 @@ from jaxtyping import Int64
 
 from dragoman.config import ModelConfig
 from dragoman.errors import RenderError
+from dragoman.render.contexts import answer_context, check_stop, thinking_opened, writes_alike
 from dragoman.render.dialect import Dialect
 from dragoman.render.literal import LiteralReader
 from dragoman.render.loading import load_side, warn_once
@@ -27,8 +28,8 @@ from dragoman.render.symbols import (
     text_symbols,
 )
 from dragoman.render.templates import Template, chat_ids, plain_ids, text_ids
-from dragoman.render.turns import THINKING, Part, Piece, as_message, as_text, take_apart
-from dragoman.render.viewing import Side, Thinking, answer_context, check_stop, rewrite
+from dragoman.render.turns import THINKING, Part, as_message, as_text, take_apart
+from dragoman.render.viewing import Side, Thinking, rewrite
 from dragoman.render.written import through, write_symbols
 from dragoman.text import Tokenization
 from dragoman.types import (
@@ -253,7 +254,7 @@ class Renderer:
         else:
             starts_within = student.dialect.tail_opens_thinking
             pieces = take_apart(symbols, student.dialect, finished=finished, opened=starts_within)
-        if keep_ids and self._writes_alike(pieces, student):
+        if keep_ids and writes_alike(pieces, self.side, student and student.side, self.thinking):
             return self._view(rollout, context, rollout.completion)
         formats = self.thinking is Thinking.TEACHER_FORMAT and any(p.part in THINKING for p in pieces)
         opened = formats and self.dialect.tail_opens_thinking
@@ -269,14 +270,12 @@ class Renderer:
         )
         completion, changed = self._write(draft.symbols, rollout.stop)
         found = None if changed is None and draft.is_plain(len(symbols)) else draft.correspondence()
-        context = context if opened else answer_context(context, self.side, thinks=formats)
+        if not opened:
+            context = answer_context(context, self.side, thinks=formats)
+            if student is not None and pieces and pieces[0].part in (Part.THOUGHT, Part.THINK_CLOSE):
+                opening = thinking_opened(self.side, student.side, self.thinking)
+                context = np.concatenate([context, opening])
         return self._view(rollout, context, completion, None if found is None else through(found, changed))
-
-    def _writes_alike(self, pieces: Sequence[Piece], student: Renderer | None) -> bool:
-        """Whether this side would write a turn just as it was sampled, but for the choice of tokens."""
-        if student is None or all(piece.part in (Part.ANSWER, Part.STOP) for piece in pieces):
-            return True
-        return student.dialect == self.dialect and self.thinking is not Thinking.DROP
 
     def _view(
         self,

@@ -14,15 +14,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
-from jaxtyping import Int64
 
-from dragoman.errors import RenderError
 from dragoman.render.dialect import Dialect
 from dragoman.render.symbols import BLANKS, byte_symbols, is_event_symbol, num_common, spelled, text_symbols
 from dragoman.render.turns import THINKING, Part, Piece
-from dragoman.render.written import write_symbols
 from dragoman.text import Tokenization
-from dragoman.types import Correspondence, Event, PairKind, Rollout, StopReason, ToolCall
+from dragoman.types import Correspondence, PairKind, ToolCall
 
 
 class Thinking(StrEnum):
@@ -267,31 +264,3 @@ def _value_atoms(value: object) -> Iterator[str]:
         text = text[1:-1] if isinstance(value, str) else text
         if text:
             yield byte_symbols(text.encode())
-
-
-def answer_context(context: Int64[np.ndarray, " P"], side: Side, *, thinks: bool) -> Int64[np.ndarray, " P"]:
-    """The context of a turn whose beginning is known: without an opening of thinking that the turn does not
-    continue, and with what the template writes before an answer without thinking."""
-    dialect = side.dialect
-    tail = np.array(dialect.tail_ids, np.int64)
-    if len(tail):
-        if not np.array_equal(context[-len(tail) :], tail):
-            return context
-        context = context[: -len(tail)]
-    if thinks or not dialect.answer_open:
-        return context
-    return np.concatenate([context, write_symbols(dialect.answer_open, side.tokenization)[0].ids])
-
-
-def check_stop(rollout: Rollout) -> None:
-    """Raise RenderError if a response does not end as its reason says."""
-    event = rollout.completion.event
-    num_stops = rollout.completion.num_stops
-    wanted = 1 if rollout.stop is StopReason.STOP else 0
-    if num_stops != wanted or (wanted and event[-1] != Event.STOP):
-        places = np.flatnonzero(event == Event.STOP).tolist()
-        raise RenderError(
-            f"rollout {rollout.key!r} ended by {rollout.stop.value!r}, so that it should hold "
-            f"{'one stop event, at its end' if wanted else 'no stop event'}; got {num_stops} among its "
-            f"{len(event)} tokens, at {places}. The other model would be told another ending than was sampled"
-        )
