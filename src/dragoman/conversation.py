@@ -56,6 +56,11 @@ class Prompt:
         if (self.text is None) == (self.messages is None):
             raise ValueError(f"prompt {self.key!r} needs exactly one of `text` and `messages`")
 
+    @property
+    def has_tools(self) -> bool:
+        """Whether tools are at hand, or were used before."""
+        return bool(self.tools) or any(m.tool_calls or m.role == "tool" for m in self.messages or ())
+
     def until_last_turn(self) -> Prompt:
         """The conversation before the student's last turn, where it names its turns; else as it is."""
         places = [place for place, message in enumerate(self.messages or ()) if message.sampled]

@@ -43,7 +43,11 @@ fuzz = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-PROMPT = Prompt(key="p", messages=(Message(role="user", content="What is the answer?"),))
+PROMPT = Prompt(
+    key="p",
+    messages=(Message(role="user", content="What is the answer?"),),
+    tools=({"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}},),
+)
 MARKERS = (
     b"<think>",
     b"</think>",

@@ -6,6 +6,7 @@ The student spells everything out (`HERMES`), the teacher has tokens for thinkin
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ from dragoman.types import (
     ToolCall,
 )
 
-PROMPT = Prompt(key="p", messages=(Message(role="user", content="What is the answer?"),))
+PROMPT = Prompt(
+    key="p",
+    messages=(Message(role="user", content="What is the answer?"),),
+    tools=({"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}},),
+)
 CALL = b'<tool_call>\n{"name": "look_up", "arguments": {"word": "42"}}\n</tool_call>'
 
 
@@ -245,6 +250,19 @@ class TestToolCalls:
         reader = teacher(other, stop_tokens=["</s>"])
         view, alignment = seen(rollout, writer, reader)
         assert view.completion.data == data and alignment.coverage == 1.0
+
+    def test_without_tools_nothing_is_a_call(self, hermes: Path, marked: Path) -> None:
+        writer, data = student(hermes), b"See.\n" + CALL
+        rollout = replace(rollout_of(writer, data), prompt=replace(PROMPT, tools=()))
+        view, alignment = seen(rollout, writer, teacher(marked))
+        assert view.completion.data == data and alignment.coverage == 1.0
+
+    def test_what_only_begins_like_a_call_is_text(self, hermes: Path, marked: Path) -> None:
+        """`CALL ` is no markup: only a whole call is one."""
+        writer, data = student(marked), b"They CALL it luck."
+        view, alignment = seen(rollout_of(writer, data), writer, teacher(hermes))
+        assert view.completion.data == data and alignment.coverage == 1.0
+        assert writer.parse(writer.completion(data, StopReason.STOP)).content.encode() == data
 
     def test_malformed(self, hermes: Path, marked: Path) -> None:
         """Neither the call nor what follows it can be judged."""

@@ -174,10 +174,9 @@ class Renderer:
     ) -> tuple[tuple[Message, ...], Sequence[Mapping[str, Any]]]:
         """Messages and tools as this side's template takes them."""
         messages = prompt.messages or (Message(role="user", content=prompt.text or ""),)
-        has_tools = bool(prompt.tools) or any(m.tool_calls or m.role == "tool" for m in messages)
-        if has_tools and self.tools_as_text:
+        if prompt.has_tools and self.tools_as_text:
             return tools_as_text(messages, prompt.tools)
-        if has_tools and self.dialect.tools is None:
+        if prompt.has_tools and self.dialect.tools is None:
             raise RenderError(
                 f"the chat template of {self.tokenization.name!r} has no form for tool calls, so those of "
                 f"{where} would be lost. Set tools=text for this model, which writes them as text"
@@ -247,14 +246,21 @@ class Renderer:
         """
         check_stop(rollout)
         context = self.context_ids(rollout.prompt)
-        symbols = symbol_string(rollout.completion)
-        finished = rollout.stop is StopReason.STOP
+        symbols, finished = symbol_string(rollout.completion), rollout.stop is StopReason.STOP
         if student is None:
             pieces = as_text(symbols, finished=finished)
         else:
             starts_within = student.dialect.tail_opens_thinking
-            pieces = take_apart(symbols, student.dialect, finished=finished, opened=starts_within)
-        if keep_ids and writes_alike(pieces, self.side, student and student.side, self.thinking):
+            pieces = take_apart(
+                symbols,
+                student.dialect,
+                finished=finished,
+                opened=starts_within,
+                calls=rollout.prompt.has_tools,
+            )
+        if keep_ids and writes_alike(
+            pieces, self.side, None if student is None else student.side, self.thinking
+        ):
             return self._view(rollout, context, rollout.completion)
         formats = self.thinking is Thinking.TEACHER_FORMAT and any(p.part in THINKING for p in pieces)
         opened = formats and self.dialect.tail_opens_thinking

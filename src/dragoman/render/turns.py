@@ -44,10 +44,13 @@ class Piece:
 THINKING = (Part.THINK_OPEN, Part.THOUGHT, Part.THINK_CLOSE)
 
 
-def take_apart(symbols: str, dialect: Dialect, *, finished: bool, opened: bool = False) -> list[Piece]:
+def take_apart(
+    symbols: str, dialect: Dialect, *, finished: bool, opened: bool = False, calls: bool = True
+) -> list[Piece]:
     """The pieces of a turn, in order and without gaps; empty ones are left out.
 
-    `finished` says that the last symbol is a stop, `opened` that the generation prompt left thinking open.
+    `finished` says that the last symbol is a stop, `opened` that the generation prompt left thinking open,
+    `calls` that there are tools to call: without, what looks like a call is part of what is said.
     """
     end = len(symbols) - finished
     if dialect.answer_open and not opened and symbols[:end].startswith(dialect.answer_open):
@@ -55,7 +58,8 @@ def take_apart(symbols: str, dialect: Dialect, *, finished: bool, opened: bool =
         pieces = [Piece(part=Part.ANSWER_OPEN, start=0, stop=len(dialect.answer_open))]
     else:
         pieces = _thinking(symbols, end, dialect, opened)
-    pieces += _answer(symbols, pieces[-1].stop if pieces else 0, end, dialect.tools)
+    tools = dialect.tools if calls else None
+    pieces += _answer(symbols, pieces[-1].stop if pieces else 0, end, tools)
     if end < len(symbols):
         pieces.append(Piece(part=Part.STOP, start=end, stop=len(symbols)))
     return [piece for piece in pieces if piece.start < piece.stop]
@@ -120,6 +124,9 @@ def _answer(symbols: str, start: int, end: int, tools: ToolSyntax | None) -> lis
         return [Piece(part=Part.ANSWER, start=start, stop=end)]
     said_end = start + len(symbols[start:place].rstrip(BLANKS))
     calls, stop = _calls(symbols, place, end, tools)
+    if calls is None and not is_markup(call_mark(tools)):
+        # Where a call begins like ordinary text (a bare JSON object), what is no call is just that.
+        return [Piece(part=Part.ANSWER, start=start, stop=end)]
     return [
         Piece(part=Part.ANSWER, start=start, stop=said_end),
         Piece(part=Part.CALLS, start=said_end, stop=stop, calls=calls),
@@ -134,7 +141,12 @@ def call_mark(tools: ToolSyntax) -> str:
     if is_event_symbol(first[0]):
         return first[0]
     word = re.split(f"[{BLANKS}]", first)[0]
-    return word if word.startswith("<") or len(word) > 8 else first
+    return word if is_markup(word) else first
+
+
+def is_markup(mark: str) -> bool:
+    """Whether a mark is nothing but markup: a control token, or a tag."""
+    return is_event_symbol(mark) or mark.startswith("<")
 
 
 def _calls(symbols: str, start: int, end: int, tools: ToolSyntax) -> tuple[tuple[ToolCall, ...] | None, int]:
