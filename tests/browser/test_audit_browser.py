@@ -1,0 +1,43 @@
+"""The page of an audit in a real browser: accessible, and without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chromium import Browser, Tab, axe_source, find_chromium
+
+import tiny
+from dragoman.audit.run import run_audit
+from dragoman.config import load_config
+from dragoman.errors import AssetError
+from dragoman.report.audit import write_audit
+
+pytestmark = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium on the PATH")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_accessible(scheme: str, tmp_path: Path, tmp_path_factory: Any) -> None:
+    config = load_config(
+        {
+            "student": {"model": str(tiny.byte_level(tmp_path / "student"))},
+            "teacher": {"model": str(tiny.sentencepiece(tmp_path / "teacher"))},
+            "data": {"train": "none.jsonl"},
+            "train": {"steps": 1},
+        }
+    )
+    page = tmp_path / "audit.html"
+    write_audit(run_audit(config, fast=True), page)
+    try:
+        axe = axe_source(tmp_path_factory.mktemp("axe"))
+    except AssetError as error:
+        pytest.skip(f"axe cannot be fetched: {error}")
+    with Browser() as browser:
+        tab = Tab(browser, page, scheme=scheme)
+        tab.evaluate(axe + "; null")
+        found = tab.evaluate(
+            "axe.run(document, {resultTypes: ['violations']}).then((result) => result.violations.map("
+            "(v) => [v.id, v.help, v.nodes.slice(0, 3).map((n) => n.html + n.failureSummary)]))"
+        )
+        assert found == [] and tab.errors == [] and tab.requests == [page.resolve().as_uri()]
