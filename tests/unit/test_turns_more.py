@@ -1,3 +1,4 @@
+# ruff: noqa: E501, RUF059
 """Turns and templates at the edges: odd calls, templates that refuse or escape, markers in odd places.
 
 Chunks are shown as (kind or reason, student text, teacher text), control tokens by name.
@@ -241,7 +242,9 @@ class TestPairsOfACall:
 class TestTemplatesForCalls:
     def test_one_call_only(self, hermes: Renderer, tmp_path: Path) -> None:
         """Calls that the teacher's template refuses are dropped, not the run."""
-        refusal = "{% if message['tool_calls'] | default([]) | length > 1 %}{{ raise_exception('one') }}{% endif %}"
+        refusal = (
+            "{% if message['tool_calls'] | default([]) | length > 1 %}{{ raise_exception('one') }}{% endif %}"
+        )
         reader = marked_with(tmp_path, ("{% for call in", refusal + "{% for call in"))
         rows, view = chunks(hermes, reader, b"See.\n" + call(b'{"a": 1}') + b"\n" + call(b'{"a": 2}'))
         assert view.completion.data == b"See." and kept(rows) == b"See."
