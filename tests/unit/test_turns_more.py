@@ -1,4 +1,3 @@
-# ruff: noqa: E501, RUF059
 """Turns and templates at the edges: odd calls, templates that refuse or escape, markers in odd places.
 
 Chunks are shown as (kind or reason, student text, teacher text), control tokens by name.
@@ -30,16 +29,14 @@ from dragoman.types import (
     ToolCall,
 )
 
-pytestmark = pytest.mark.xfail(strict=False, reason="known defects of rare turns, found by review")
-
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 PROMPT = Prompt(key="p", messages=(Message(role="user", content="What?"),), tools=(TOOL,))
 EXTRA = ("<unused_open>", "<unused_close>")
 REASONING = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] == 'user' %}{{ '<start_of_turn>' + message['content'] }}"
-    "{% else %}{{ '<end_of_turn>' + message['content'].split('</think>')[-1] + '</s>' }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<end_of_turn><think>\n' }}{% endif %}"
+    "{% else %}{{ '<end_of_turn>' + message['content'].split('</think>')[-1] + '</s>' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<end_of_turn><think>\n' }}{% endif %}"
 )
 """Opens thinking by a token and leaves it out of earlier turns, as DeepSeek R1 does."""
 EMPTY_AND_OPENED = (
@@ -152,11 +149,20 @@ class TestWhatIsNoCall:
         completion = hermes.completion(call(arguments), StopReason.STOP)
         assert hermes.parse(completion) == Message(role="assistant", content=call(arguments).decode())
 
-    def test_white_space_without_end(self, hermes: Renderer, marked: Renderer) -> None:
-        """Linear: 60 K characters in well under the minutes that a quadratic search takes."""
+    @pytest.mark.parametrize(
+        "said",
+        [
+            b'<tool_call>\n{"name": "x' + b" \n" * 60_000 + b"y",
+            call(b'{"a": "' + b'\\"' * 60_000 + b"}"),
+        ],
+        ids=["white space", "quotes"],
+    )
+    def test_what_does_not_end(self, hermes: Renderer, said: bytes) -> None:
+        """Read in milliseconds, where a search that begins anew at every character takes half a minute."""
+        completion = hermes.completion(said, StopReason.LENGTH)
         start = time.perf_counter()
-        chunks(hermes, marked, b'<tool_call>\n{"name": "x' + b" \n" * 30_000 + b"y")
-        assert time.perf_counter() - start < 5
+        assert hermes.parse(completion).content.encode() == said
+        assert time.perf_counter() - start < 3
 
     def test_without_tools_nothing_is_parsed_as_a_call(self, hermes: Renderer) -> None:
         completion = hermes.completion(call(b"{}"), StopReason.STOP)
@@ -178,25 +184,24 @@ class TestPairsOfACall:
     """A name, key or value meets its own counterpart, not another of the same spelling."""
 
     @pytest.mark.parametrize(
-        ("arguments", "wrong"),
+        ("arguments", "value"),
         [
             (b'{"a": 1e0, "b": 1.0}', b"1.0"),
-            (b'{"a": "\\u0061b", "c": "ab"}', b"ab"),
+            (b'{"a": "\\u0061b", "c": "ab"}', b'"ab"'),
         ],
     )
     def test_values_spelled_anew(
-        self, hermes: Renderer, marked: Renderer, arguments: bytes, wrong: bytes
+        self, hermes: Renderer, marked: Renderer, arguments: bytes, value: bytes
     ) -> None:
-        """The first value is written otherwise by the teacher; the second is paired with the second."""
+        """The teacher spells the first value like the second, which is not paired with it."""
         rows, view = chunks(hermes, marked, call(arguments))
-        labels = [(label, above, below) for label, above, below in rows if label == "tool_syntax"]
-        first = arguments.split(b": ")[1].split(b",")[0].strip(b'"')
-        assert any(first in above for _, above, _ in labels)
-        assert any(wrong in below for _, _, below in labels)
-        place = view.completion.data.rfind(wrong)
-        before = b"".join(below for _, _, below in rows)[:place]
-        assert before.endswith((b'"b": ', b'"c": "'))
-        assert kept(rows).count(wrong) == 1
+        assert view.completion.data.count(value) == 2
+        above = below = b""
+        for label, ours, theirs in rows:
+            above, below = above + ours, below + theirs
+            if label != "tool_syntax" and value in above:
+                break
+        assert above.count(value) == 1 and below.count(value) == 2
 
     def test_words_of_the_markup_as_names(self, hermes: Renderer, marked: Renderer) -> None:
         rows, _ = chunks(hermes, marked, call(b'{"arguments": "WITH"}', name=b"name"))
@@ -301,10 +306,10 @@ class TestTemplatesForCalls:
         """What the template writes before a call without thinking is context, not part of the call."""
         reader = teacher(tiny.byte_level(tmp_path, chat_template=EMPTY_AND_OPENED))
         assert reader.dialect.tools is not None and reader.dialect.tools.open == "<tool_call>"
-        rows, view = chunks(hermes, reader, call(b'{"a": 1}'))
+        _, view = chunks(hermes, reader, call(b'{"a": 1}'))
         assert view.completion.data == b'<tool_call>look_up\n{"a": 1}</tool_call>'
         assert named(reader, view.ids[: view.start]).endswith(b"<think>\n\n</think>\n\n")
-        rows, view = chunks(hermes, reader, b"<think>\nHm.\n</think>\n\n" + call(b'{"a": 1}'))
+        _, view = chunks(hermes, reader, b"<think>\nHm.\n</think>\n\n" + call(b'{"a": 1}'))
         assert view.completion.data == b'Hm.\n</think>\n\n<tool_call>look_up\n{"a": 1}</tool_call>'
 
 
@@ -350,7 +355,7 @@ class TestBeginnings:
             tiny.byte_level(tmp_path, chat_template=bare, normalizer=normalizers.NFKC(), bos="<|pad|>")
         )
         assert not reader.dialect.thinks
-        rows, view = chunks(hermes, reader, "<think>\nWell ﬁne\n</think>\n\nYes.".encode())
+        _, view = chunks(hermes, reader, "<think>\nWell ﬁne\n</think>\n\nYes.".encode())
         assert view.completion.data == b"<think>\nWell fine\n</think>\n\nYes."
 
 

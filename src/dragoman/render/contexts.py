@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Int64
 
 from dragoman.errors import RenderError
-from dragoman.render.symbols import spelled
+from dragoman.render.dialect import Dialect
+from dragoman.render.symbols import spelled, text_symbols
 from dragoman.render.turns import Part, Piece
 from dragoman.render.viewing import Side, Thinking
 from dragoman.render.written import write_symbols
-from dragoman.types import Event, Rollout, StopReason
+from dragoman.types import Event, Message, Rollout, StopReason
 
 
 def answer_context(context: Int64[np.ndarray, " P"], side: Side, *, thinks: bool) -> Int64[np.ndarray, " P"]:
@@ -24,9 +25,20 @@ def answer_context(context: Int64[np.ndarray, " P"], side: Side, *, thinks: bool
         if not np.array_equal(context[-len(tail) :], tail):
             return context
         context = context[: -len(tail)]
-    if thinks or not dialect.answer_open:
+    if thinks or not dialect.answer_marker:
         return context
-    return np.concatenate([context, write_symbols(dialect.answer_open, side.tokenization)[0].ids])
+    return np.concatenate([context, write_symbols(dialect.answer_marker, side.tokenization)[0].ids])
+
+
+def beginning(message: Message, dialect: Dialect) -> str:
+    """What a side writes behind its generation prompt before what a message says. A message without thinking
+    closes at once what the prompt has opened."""
+    if message.reasoning_content is not None:
+        opening = "" if dialect.tail_opens_thinking else dialect.think_open
+        return opening + text_symbols(message.reasoning_content) + dialect.think_close
+    if dialect.answer_open.startswith(dialect.tail):
+        return dialect.answer_open.removeprefix(dialect.tail)
+    return dialect.think_close if dialect.tail_opens_thinking else ""
 
 
 def check_stop(rollout: Rollout) -> None:

@@ -20,6 +20,8 @@ from dragoman.render.symbols import (
 from dragoman.text import Tokenization
 from dragoman.types import Event
 
+PROBE_ID = "probeid01"
+"""Stands for any id in the markers of a `ToolSyntax`."""
 _SPELLED_OPEN, _SPELLED_CLOSE = "<think>", "</think>"
 
 
@@ -36,6 +38,11 @@ class ToolSyntax:
     separator: str = "\n"
     before: str = "\n"
     end: str = ""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """All that is written for calls but names and arguments."""
+        return self.open, self.middle, self.close, self.again, self.separator, self.end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +61,18 @@ class Dialect:
     think_open: str = text_symbols(_SPELLED_OPEN)
     think_close: str = text_symbols(_SPELLED_CLOSE)
     thinks: bool = False
-    """Whether the template itself writes thinking; else the markers above are the customary ones."""
+    """Whether the template itself writes thinking, or opens it; else the markers above are the customary
+    ones."""
     tools: ToolSyntax | None = None
     lists_tools: bool = False
     """Whether definitions of tools appear in the conversation."""
     call_form: CallForm = field(default_factory=CallForm)
+
+    @property
+    def answer_marker(self) -> str:
+        """`answer_open`, unless it is mere spaces: those are one token with the first word, so that they are
+        the model's to write (`ASSISTANT: Yes`)."""
+        return self.answer_open if self.answer_open.strip(" ") else ""
 
     @property
     def tail_opens_thinking(self) -> bool:

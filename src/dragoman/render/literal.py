@@ -27,7 +27,7 @@ class LiteralReader:
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, controls: Iterable[int], markers: Iterable[int] = ()
     ) -> None:
-        """`markers` are those controls that an assistant's own content may hold for its template to find."""
+        """`markers` are those controls that what an assistant says may hold for its template to find."""
         backend = tokenizer.backend_tokenizer
         self._controls = frozenset(controls)
         self._backend = backend
@@ -42,12 +42,19 @@ class LiteralReader:
 
     def guard(self, value: Any, mark: str) -> Any:
         """The same JSON value with the mark behind the first character of every such spelling."""
-        own = isinstance(value, Mapping) and value.get("role") == "assistant"
-        pattern = self._assistant_pattern if own else self._pattern
-        return _map_texts(value, lambda text: pattern.sub(lambda m: m[0][0] + mark + m[0][1:], text))
+
+        def marked(pattern: re.Pattern[str], item: Any) -> Any:
+            return _map_texts(item, lambda text: pattern.sub(lambda m: m[0][0] + mark + m[0][1:], text))
+
+        guarded = marked(self._pattern, value)
+        if isinstance(value, Mapping) and value.get("role") == "assistant" and "content" in value:
+            guarded["content"] = marked(self._assistant_pattern, value["content"])
+        return guarded
 
     def ids(self, rendered: str, mark: str) -> list[int]:
         """The ids of a rendered text, marks taken out of it again."""
+        # Templates that print objects or write JSON in ASCII escape the mark.
+        rendered = rendered.replace(_escaped(mark), mark)
         encoding = self._backend.encode(rendered, add_special_tokens=False)
         ids: list[int] = []
         start = 0
@@ -93,13 +100,19 @@ def _any_of(names: Iterable[str]) -> re.Pattern[str]:
 def free_mark(values: Any) -> str:
     """A character that occurs in none of the texts; raises RenderError if there is none left."""
     used = {character for text in _texts(values) for character in text if ord(character) in _PRIVATE_USE}
-    mark = next((chr(code) for code in _PRIVATE_USE if chr(code) not in used), None)
+    escapes = {code for text in _texts(values) for code in re.findall(r"\\u[0-9a-f]{4}", text)}
+    free = (mark for mark in map(chr, _PRIVATE_USE) if mark not in used and _escaped(mark) not in escapes)
+    mark = next(free, None)
     if mark is None:
         raise RenderError(
             "a conversation holds every character of Unicode's private use area, so none is left to mark "
             "content that spells a control token; take one of them out"
         )
     return mark
+
+
+def _escaped(mark: str) -> str:
+    return f"\\u{ord(mark):04x}"
 
 
 def _texts(value: Any) -> Iterable[str]:

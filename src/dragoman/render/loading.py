@@ -43,12 +43,12 @@ def load_side(model: ModelConfig) -> LoadedSide:
     tokenizer = _load_tokenizer(model)
     template = choose_template(model.template, tokenizer, side)
     check_template_kwargs(model.chat_template_kwargs, tokenizer, side)
-    stops = _stops(model, side, tokenization, tokenizer, template)
+    tokenization = tokenization.with_stops(_stops(model, side, tokenization, tokenizer, template))
     markers = _controls(tokenization, tokenizer) if template is Template.CHAT else {}
     dialect = _dialect(model, tokenization, tokenizer, template)
     added = {index: token.content for index, token in tokenizer.added_tokens_decoder.items()}
     markers |= marker_events(dialect, tokenization, added)
-    tokenization = tokenization.with_stops(stops).with_markers(markers)
+    tokenization = tokenization.with_markers(markers)
     dialect = _dialect(model, tokenization, tokenizer, template)
     return LoadedSide(
         tokenization=tokenization,

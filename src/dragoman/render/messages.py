@@ -22,6 +22,8 @@ class CallForm:
 
     arguments_as_text: bool = False
     null_content: bool = False
+    needs_ids: bool = False
+    """Whether calls without an id are given one, as are the results that follow them."""
 
 
 CALL_FORMS = tuple(
@@ -31,7 +33,30 @@ CALL_FORMS = tuple(
 
 def template_turns(messages: Sequence[Message], form: CallForm) -> list[Turn]:
     """Messages as a chat template reads them."""
-    return [_turn(message, form) for message in messages]
+    return [_turn(message, form) for message in (_with_ids(messages) if form.needs_ids else messages)]
+
+
+def _with_ids(messages: Sequence[Message]) -> list[Message]:
+    """Messages whose calls all have ids: new ones of nine characters, which is what Mistral's templates ask
+    for. The n-th result behind some calls is that of the n-th of them."""
+    found: list[Message] = []
+    number = 0
+    waiting: list[str] = []
+    for message in messages:
+        if message.tool_calls:
+            waiting = []
+            for call in message.tool_calls:
+                number += 1
+                waiting.append(call.id or f"call{number:05d}")
+            calls = tuple(
+                replace(call, id=name) for call, name in zip(message.tool_calls, waiting, strict=True)
+            )
+            message = replace(message, tool_calls=calls)
+        elif message.role == "tool" and waiting:
+            name = waiting.pop(0)
+            message = replace(message, tool_call_id=message.tool_call_id or name)
+        found.append(message)
+    return found
 
 
 def _turn(message: Message, form: CallForm) -> Turn:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dragoman.errors import RenderError
-from dragoman.render.dialect import TEXT_TOOLS, Dialect, ToolSyntax, customary_thinking
+from dragoman.render.dialect import PROBE_ID, TEXT_TOOLS, Dialect, ToolSyntax, customary_thinking
 from dragoman.render.literal import LiteralReader
 from dragoman.render.messages import CALL_FORMS, CallForm, template_turns
-from dragoman.render.symbols import ids_symbols, num_common, readable
+from dragoman.render.symbols import BLANKS, event_symbol, ids_symbols, num_common, readable
 from dragoman.render.templates import chat_ids
 from dragoman.text import Tokenization
 from dragoman.types import Message, ToolCall
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 QUESTION = Message(role="user", content="Hello")
 _ANSWER, _THOUGHT = "probeanswer", "probethought"
 _NAME, _KEY, _VALUE = "probefunction", "probekey", "probevalue"
-_CALL = ToolCall(name=_NAME, arguments=f'{{"{_KEY}": "{_VALUE}"}}', id="probeid01")
+_CALL = ToolCall(name=_NAME, arguments=f'{{"{_KEY}": "{_VALUE}"}}', id=PROBE_ID)
 PROBE_TOOL: Mapping[str, Any] = {
     "type": "function",
     "function": {
@@ -65,6 +68,28 @@ class Prober:
         """The symbols of a conversation."""
         return ids_symbols(self.tokenization, self.ids(messages, **options))
 
+    @cached_property
+    def _asked(self) -> list[int]:
+        return self.ids([QUESTION], tools=[PROBE_TOOL], generation_prompt=True)
+
+    def calls(
+        self, message: Message, dialect: Dialect, form: CallForm, reader: LiteralReader | None = None
+    ) -> str:
+        """What the template writes for a turn that calls tools, without what it writes before any answer and
+        without the end of the turn; raises RenderError where it refuses."""
+        tail, before = list(dialect.tail_ids), self._asked
+        if tail and before[-len(tail) :] == tail:
+            before = before[: -len(tail)]
+        whole = self.ids([QUESTION, message], form=form, tools=[PROBE_TOOL], reader=reader)
+        written = ids_symbols(self.tokenization, whole[num_common(before, whole) :])
+        written, end = self._until_stop(written), self._until_stop(dialect.end)
+        return written.removeprefix(dialect.answer_open).removesuffix(end)
+
+    def _until_stop(self, symbols: str) -> str:
+        """Symbols up to the first stop: a turn that calls may end by another than one that answers."""
+        stops = map(event_symbol, self.tokenization.stop_ids)
+        return symbols[: min((place for s in stops if (place := symbols.find(s)) >= 0), default=None)]
+
 
 def probe_dialect(
     tokenization: Tokenization,
@@ -91,19 +116,19 @@ def probe_dialect(
         )
     answer_open, end = plain[len(head) : place], plain[place + len(_ANSWER) :]
     think_open, think_close, thinks = _thinking(prober, head)
-    syntax, form, lists = (TEXT_TOOLS, CallForm(), True) if text_tools else _tools(prober, answer_open, end)
-    return Dialect(
+    dialect = Dialect(
         tail=tail,
         tail_ids=tuple(asked[num_head:]),
         end=end,
         answer_open=answer_open,
         think_open=think_open,
         think_close=think_close,
-        thinks=thinks,
-        tools=syntax,
-        lists_tools=lists,
-        call_form=form,
     )
+    dialect = replace(dialect, thinks=thinks or dialect.tail_opens_thinking)
+    if text_tools:
+        return replace(dialect, tools=TEXT_TOOLS, lists_tools=True)
+    syntax, form = _tools(prober, dialect)
+    return replace(dialect, tools=syntax, call_form=form, lists_tools=_lists_tools(prober))
 
 
 def _said(content: str, **fields: Any) -> Message:
@@ -117,61 +142,69 @@ def _thinking(prober: Prober, head: str) -> tuple[str, str, bool]:
     except RenderError:
         text = ""
     thought, answer = text.rfind(_THOUGHT), text.rfind(_ANSWER)
-    if len(head) <= thought < answer:
-        return text[len(head) : thought], text[thought + len(_THOUGHT) : answer], True
+    close = text[thought + len(_THOUGHT) : answer]
+    if len(head) <= thought < answer and close.strip(BLANKS):
+        return text[len(head) : thought], close, True
     return *customary_thinking(prober.tokenization), False
 
 
-def _tools(prober: Prober, answer_open: str, end: str) -> tuple[ToolSyntax | None, CallForm, bool]:
-    """How the template writes calls, in which form it wants them, and whether it lists definitions."""
+def _lists_tools(prober: Prober) -> bool:
+    """Whether definitions of tools appear in the conversation."""
     try:
-        lists = _NAME in prober.symbols([QUESTION], tools=[PROBE_TOOL], generation_prompt=True)
+        return _NAME in prober.symbols([QUESTION], tools=[PROBE_TOOL], generation_prompt=True)
     except RenderError:
-        lists = False
+        return False
+
+
+def _tools(prober: Prober, dialect: Dialect) -> tuple[ToolSyntax | None, CallForm]:
+    """How the template writes calls, and in which form it wants them."""
+
+    def written(form: CallForm, content: str, *calls: ToolCall) -> str | None:
+        try:
+            return prober.calls(_said(content, tool_calls=calls), dialect, form)
+        except RenderError:
+            return None
+
     for form in CALL_FORMS:
-        one, two, spoken = (
-            _after_head(prober, form, message, answer_open)
-            for message in (
-                _said("", tool_calls=(_CALL,)),
-                _said("", tool_calls=(_CALL, _CALL)),
-                _said(_ANSWER, tool_calls=(_CALL,)),
-            )
-        )
-        if one is not None and (syntax := _syntax(one, two, spoken, end)) is not None:
-            return syntax, form, lists
-    return None, CallForm(), lists
+        one = written(form, "", _CALL)
+        if one is None or not _is_understood(one):
+            continue
+        syntax = _syntax(one, written(form, "", _CALL, _CALL), written(form, _ANSWER, _CALL))
+        needs_ids = PROBE_ID in "".join(syntax.markers) or written(form, "", replace(_CALL, id=None)) is None
+        return syntax, replace(form, needs_ids=needs_ids)
+    return None, CallForm()
 
 
-def _after_head(prober: Prober, form: CallForm, message: Message, answer_open: str) -> str | None:
-    """What the template writes for a turn that calls tools; None if it refuses."""
+def _arguments(one: str) -> tuple[int, int]:
+    """Where the arguments of a rendered call seem to stand."""
+    key = one.rfind(_KEY)
+    return one.rfind("{", 0, key), one.find("}", key) + 1
+
+
+def _is_understood(one: str) -> bool:
+    """Whether a rendered call has its name and, behind it, its arguments as a JSON object: neither quoted
+    once more nor in Python's spelling."""
+    start, stop = _arguments(one)
     try:
-        before = prober.ids([QUESTION], tools=[PROBE_TOOL], generation_prompt=True)
-        whole = prober.ids([QUESTION, message], form=form, tools=[PROBE_TOOL])
-    except RenderError:
-        return None
-    written = ids_symbols(prober.tokenization, whole[num_common(before, whole) :])
-    return written.removeprefix(answer_open)
+        return 0 <= one.find(_NAME) < start and json.loads(one[start:stop]) == json.loads(_CALL.arguments)
+    except json.JSONDecodeError:
+        return False
 
 
-def _syntax(one: str, two: str | None, spoken: str | None, end: str) -> ToolSyntax | None:
-    """Take a rendered call apart; None where name or arguments do not appear as they are."""
-    name, key = one.find(_NAME), one.rfind(_KEY)
-    start, stop = one.rfind("{", 0, key), one.find("}", key) + 1
-    if not 0 <= name < start or _VALUE not in one[start:stop]:
-        return None
-    opening, middle = one[:name], one[name + len(_NAME) : start]
-    close = one[stop:].removesuffix(end)
+def _syntax(one: str, two: str | None, spoken: str | None) -> ToolSyntax:
+    """Take apart a rendered call, two of them, and one beside words."""
+    name = one.find(_NAME)
+    start, stop = _arguments(one)
+    opening, middle, close = one[:name], one[name + len(_NAME) : start], one[stop:]
     again, separator, last = opening, "\n", ""
     if two is not None:
         second = two.find(_NAME, two.find(_VALUE))
-        third = two.rfind(_VALUE)
         between = two[two.find("}", two.find(_VALUE)) + 1 : second]
-        tail = two[two.find("}", third) + 1 :].removesuffix(end)
+        tail = two[two.find("}", two.rfind(_VALUE)) + 1 :]
         again = opening[len(opening) - num_common(opening[::-1], between[::-1]) :]
-        shared = close[: num_common(close, tail)]
-        separator = between.removesuffix(again).removeprefix(shared)
-        last = tail[len(shared) :]
-        close = shared
+        close = close[: min(num_common(close, tail), num_common(close, between))]
+        separator = between.removesuffix(again).removeprefix(close)
+        last = tail[len(close) :]
     before = "\n"
     if spoken is not None and (place := spoken.find(_ANSWER)) >= 0 and opening in spoken[place:]:
         before = spoken[place + len(_ANSWER) : spoken.find(opening, place)]

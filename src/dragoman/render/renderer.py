@@ -12,21 +12,14 @@ from jaxtyping import Int64
 
 from dragoman.config import ModelConfig
 from dragoman.errors import RenderError
-from dragoman.render.contexts import answer_context, check_stop, thinking_opened, writes_alike
+from dragoman.render.contexts import answer_context, beginning, check_stop, thinking_opened, writes_alike
 from dragoman.render.dialect import Dialect
 from dragoman.render.literal import LiteralReader
 from dragoman.render.loading import load_side, warn_once
 from dragoman.render.messages import calls_as_text, template_turns, tools_as_text
-from dragoman.render.probing import PROBE_TOOL, QUESTION, Prober
+from dragoman.render.probing import Prober
 from dragoman.render.stops import turn_ends
-from dragoman.render.symbols import (
-    byte_symbols,
-    event_symbol,
-    ids_symbols,
-    num_common,
-    symbol_string,
-    text_symbols,
-)
+from dragoman.render.symbols import byte_symbols, event_symbol, readable, symbol_string, text_symbols
 from dragoman.render.templates import Template, chat_ids, plain_ids, text_ids
 from dragoman.render.turns import THINKING, Part, as_message, as_text, take_apart
 from dragoman.render.viewing import Side, Thinking, rewrite
@@ -188,12 +181,13 @@ class Renderer:
             )
         return messages, prompt.tools
 
-    def parse(self, completion: TokenText, *, opened: bool = False) -> Message:
-        """A response of this side as a message. `opened`: its context left thinking open. Text that keeps
-        to no form is content."""
+    def parse(self, completion: TokenText, *, opened: bool = False, calls: bool = True) -> Message:
+        """A response of this side as a message. `opened`: its context left thinking open; `calls`: there
+        were tools to call. Text that keeps to no form is content."""
         symbols = symbol_string(completion)
         finished = bool(len(completion)) and completion.event[-1] == Event.STOP
-        return as_message(symbols, take_apart(symbols, self.dialect, finished=finished, opened=opened))
+        pieces = take_apart(symbols, self.dialect, finished=finished, opened=opened, calls=calls)
+        return as_message(symbols, pieces, self.dialect, lambda part: readable(part, self.tokenization))
 
     def response(self, message: Message, prompt: Prompt) -> TokenText:
         """An assistant's message as this side writes it behind `context_ids(prompt)`, with its stop.
@@ -201,37 +195,38 @@ class Renderer:
         Ids are canonical, the text of the message is taken as it is. Raises RenderError for tool calls
         this side's template cannot write.
         """
-        dialect = self.dialect
-        symbols = ""
-        if message.reasoning_content is not None:
-            opening = "" if dialect.tail_opens_thinking else dialect.think_open
-            symbols = opening + text_symbols(message.reasoning_content) + dialect.think_close
-        elif dialect.answer_open.startswith(dialect.tail):
-            symbols = dialect.answer_open.removeprefix(dialect.tail)
-        symbols += text_symbols(message.content)
+        tools = self.dialect.tools
+        symbols = beginning(message, self.dialect) + text_symbols(message.content)
         if message.tool_calls:
-            if dialect.tools is None:
+            if tools is None:
                 raise RenderError(
                     f"the template of {self.tokenization.name!r} has no form for the tool calls of an answer "
                     f"to {prompt.key!r}; set tools=text for this model, which writes them as text"
                 )
-            symbols += (dialect.tools.before if message.content else "") + self.write_calls(
-                message.tool_calls
-            )
+            symbols += (tools.before if message.content else "") + self.write_calls(message.tool_calls)
         return self._write(symbols + event_symbol(self.stop_id), StopReason.STOP)[0]
 
+    @cached_property
+    def _prober(self) -> Prober:
+        return Prober(self.tokenization, self.tokenizer, self.template_kwargs)
+
     def write_calls(self, calls: Sequence[ToolCall]) -> str:
-        """Tool calls in this side's syntax, as symbols and without what ends the turn."""
+        """Tool calls in this side's syntax, as symbols and without what ends the turn. Raises RenderError if
+        the template refuses them."""
         if self.tools_as_text:
             return text_symbols(calls_as_text(calls))
-        prober = Prober(self.tokenization, self.tokenizer, self.template_kwargs)
         message = Message(role="assistant", tool_calls=tuple(calls))
-        before = prober.ids([QUESTION], tools=[PROBE_TOOL], generation_prompt=True)
-        whole = prober.ids(
-            [QUESTION, message], tools=[PROBE_TOOL], form=self.dialect.call_form, reader=self._reader
-        )
-        written = ids_symbols(self.tokenization, whole[num_common(before, whole) :])
-        return written.removesuffix(self.dialect.end).removeprefix(self.dialect.answer_open)
+        return self._prober.calls(message, self.dialect, self.dialect.call_form, self._reader)
+
+    def _calls_if_written(self, calls: Sequence[ToolCall]) -> str | None:
+        try:
+            return self.write_calls(calls)
+        except RenderError as error:
+            warn_once(
+                f"the chat template of {self.tokenization.name!r} cannot write tool calls of the student, so "
+                f"they and what follows them are dropped as tool_syntax: {error}"
+            )
+            return None
 
     def view(
         self, rollout: Rollout, *, student: Renderer | None = None, keep_ids: bool = False
@@ -250,29 +245,29 @@ class Renderer:
         if student is None:
             pieces = as_text(symbols, finished=finished)
         else:
-            starts_within = student.dialect.tail_opens_thinking
             pieces = take_apart(
                 symbols,
                 student.dialect,
                 finished=finished,
-                opened=starts_within,
+                opened=student.dialect.tail_opens_thinking,
                 calls=rollout.prompt.has_tools,
             )
-        if keep_ids and writes_alike(
-            pieces, self.side, None if student is None else student.side, self.thinking
-        ):
+        written_by = None if student is None else student.side
+        if keep_ids and writes_alike(pieces, self.side, written_by, self.thinking):
+            if student is not None and student.dialect != self.dialect:
+                context = answer_context(context, self.side, thinks=False)
             return self._view(rollout, context, rollout.completion)
         formats = self.thinking is Thinking.TEACHER_FORMAT and any(p.part in THINKING for p in pieces)
         opened = formats and self.dialect.tail_opens_thinking
         draft = rewrite(
             symbols,
             pieces,
-            student=(student or self).side,
+            student=written_by or self.side,
             teacher=self.side,
             thinking=self.thinking,
             opened=opened,
             stop_symbol=event_symbol(self.stop_id),
-            write_calls=self.write_calls,
+            write_calls=self._calls_if_written,
         )
         completion, changed = self._write(draft.symbols, rollout.stop)
         found = None if changed is None and draft.is_plain(len(symbols)) else draft.correspondence()

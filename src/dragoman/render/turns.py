@@ -6,17 +6,18 @@ A turn that keeps to no form is one answer; nothing is refused.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from dragoman.render.dialect import Dialect, ToolSyntax
+from dragoman.render.arguments import arguments_end
+from dragoman.render.dialect import PROBE_ID, Dialect, ToolSyntax
 from dragoman.render.symbols import BLANKS, is_event_symbol, symbol_text
 from dragoman.types import Message, ToolCall
 
 _BLANKS = f"[{BLANKS}]*"
+_NAME = r"[-a-zA-Z0-9_.:/\x80-\xff]+?"
 
 
 class Part(StrEnum):
@@ -32,13 +33,24 @@ class Part(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlacedCall:
+    """A call, and where its name and its arguments start and end."""
+
+    call: ToolCall
+    name: int
+    name_end: int
+    arguments: int
+    arguments_end: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Piece:
     """Symbols `start:stop` of a turn. `calls` are those written in it, None where they are malformed."""
 
     part: Part
     start: int
     stop: int
-    calls: tuple[ToolCall, ...] | None = None
+    calls: tuple[PlacedCall, ...] | None = None
 
 
 THINKING = (Part.THINK_OPEN, Part.THOUGHT, Part.THINK_CLOSE)
@@ -53,9 +65,10 @@ def take_apart(
     `calls` that there are tools to call: without, what looks like a call is part of what is said.
     """
     end = len(symbols) - finished
-    if dialect.answer_open and not opened and symbols[:end].startswith(dialect.answer_open):
+    marker = dialect.answer_marker
+    if marker and not opened and symbols.startswith(marker, 0, end):
         # May look like thinking: Qwen 3 puts an empty one before an answer without.
-        pieces = [Piece(part=Part.ANSWER_OPEN, start=0, stop=len(dialect.answer_open))]
+        pieces = [Piece(part=Part.ANSWER_OPEN, start=0, stop=len(marker))]
     else:
         pieces = _thinking(symbols, end, dialect, opened)
     tools = dialect.tools if calls else None
@@ -75,19 +88,23 @@ def as_text(symbols: str, *, finished: bool) -> list[Piece]:
     return [piece for piece in pieces if piece.start < piece.stop]
 
 
-def as_message(symbols: str, pieces: Sequence[Piece]) -> Message:
-    """A turn as a message: markers left out, malformed calls as part of what is said."""
+def as_message(
+    symbols: str, pieces: Sequence[Piece], dialect: Dialect, shown: Callable[[str], str]
+) -> Message:
+    """A turn as a message: markers left out, malformed calls as part of what is said, their control tokens
+    by name, as `shown` gives them; spaces that the template puts before an answer are left out."""
     said = [
-        symbol_text(symbols[piece.start : piece.stop])
+        (shown if piece.part is Part.CALLS else symbol_text)(symbols[piece.start : piece.stop])
         for piece in pieces
         if piece.part is Part.ANSWER or (piece.part is Part.CALLS and piece.calls is None)
     ]
     thought = [symbol_text(symbols[p.start : p.stop]) for p in pieces if p.part is Part.THOUGHT]
     thinks = any(piece.part in THINKING for piece in pieces)
-    calls = [call for piece in pieces for call in piece.calls or ()]
+    calls = [placed.call for piece in pieces for placed in piece.calls or ()]
+    spaces = "" if thinks or dialect.answer_marker else dialect.answer_open
     return Message(
         role="assistant",
-        content="".join(said),
+        content="".join(said).removeprefix(spaces),
         reasoning_content="".join(thought) if thinks else None,
         tool_calls=tuple(calls),
     )
@@ -123,7 +140,7 @@ def _answer(symbols: str, start: int, end: int, tools: ToolSyntax | None) -> lis
     if tools is None or place < 0:
         return [Piece(part=Part.ANSWER, start=start, stop=end)]
     said_end = start + len(symbols[start:place].rstrip(BLANKS))
-    calls, stop = _calls(symbols, place, end, tools)
+    calls, stop = read_calls(symbols, place, end, tools)
     if calls is None and not is_markup(call_mark(tools)):
         # Where a call begins like ordinary text (a bare JSON object), what is no call is just that.
         return [Piece(part=Part.ANSWER, start=start, stop=end)]
@@ -149,20 +166,22 @@ def is_markup(mark: str) -> bool:
     return is_event_symbol(mark) or mark.startswith("<")
 
 
-def _calls(symbols: str, start: int, end: int, tools: ToolSyntax) -> tuple[tuple[ToolCall, ...] | None, int]:
+def read_calls(
+    symbols: str, start: int, end: int, tools: ToolSyntax
+) -> tuple[tuple[PlacedCall, ...] | None, int]:
     """The calls from `start` on and where they end; None, and the end of the turn, for malformed ones."""
-    calls: list[ToolCall] = []
+    calls: list[PlacedCall] = []
     place = start
     opening = tools.open
-    while (match := _loose(opening).match(symbols, place, end)) is not None:
-        call, place = _call(symbols, match.end(), end, tools)
+    while (match := re.compile(_loose(opening)).match(symbols, place, end)) is not None:
+        call, place = _call(symbols, match, end, tools)
         if call is None:
             return None, end
         calls.append(call)
         opening = tools.again
     if not calls:
         return None, end
-    if tools.end and (match := _loose(tools.end).match(symbols, place, end)) is not None:
+    if tools.end and (match := re.compile(_loose(tools.end)).match(symbols, place, end)) is not None:
         place = match.end()
     rest = symbols[place:end].lstrip(BLANKS)
     if not rest:
@@ -170,23 +189,28 @@ def _calls(symbols: str, start: int, end: int, tools: ToolSyntax) -> tuple[tuple
     return (None, end) if call_mark(tools) in rest else (tuple(calls), place)
 
 
-def _call(symbols: str, start: int, end: int, tools: ToolSyntax) -> tuple[ToolCall | None, int]:
-    """One call whose name starts at `start`, and where it ends."""
-    middle = _loose(tools.middle).search(symbols, start, end)
-    if middle is None:
+def _call(symbols: str, opening: re.Match[str], end: int, tools: ToolSyntax) -> tuple[PlacedCall | None, int]:
+    """One call whose name starts behind its opening, and where it ends."""
+    start = opening.end()
+    # Ahead must be an object, as the middle may be a line break only, and begin like a name.
+    head = re.compile(rf"({_NAME}){_loose(tools.middle)}(?={{)").match(symbols, start, end)
+    if head is None:
         return None, end
-    name = symbol_text(symbols[start : middle.start()])
-    try:
-        arguments, stop = json.JSONDecoder().raw_decode(symbols[:end], middle.end())
-    except json.JSONDecodeError:
+    name, stop = symbol_text(head[1]), arguments_end(symbols, head.end(), end)
+    if stop is None or not re.fullmatch(r"[\w.:/-]+", name):
         return None, end
-    close = _loose(tools.close).match(symbols, stop, end)
-    if close is None or not isinstance(arguments, dict) or not re.fullmatch(r"[\w.:/-]+", name):
+    close = re.compile(_loose(tools.close)).match(symbols, stop, end)
+    if close is None:
         return None, end
-    return ToolCall(name=name, arguments=symbol_text(symbols[middle.end() : stop])), close.end()
+    ids = [match["id"] for match in (opening, head, close) if "id" in match.re.groupindex]
+    arguments = symbol_text(symbols[head.end() : stop])
+    call = ToolCall(name=name, arguments=arguments, id=ids[0] if ids else None)
+    placed = PlacedCall(call=call, name=start, name_end=head.end(1), arguments=head.end(), arguments_end=stop)
+    return placed, close.end()
 
 
-def _loose(marker: str) -> re.Pattern[str]:
-    """A marker with any white space where it has some, and around it."""
+def _loose(marker: str) -> str:
+    """A pattern of a marker with any white space where it has some, and around it, and with any id."""
     words = [re.escape(word) for word in re.split(f"[{BLANKS}]+", marker) if word]
-    return re.compile(_BLANKS + _BLANKS.join(words) + _BLANKS)
+    pattern = _BLANKS + _BLANKS.join(words) + _BLANKS
+    return pattern.replace(PROBE_ID, r"(?P<id>[-a-zA-Z0-9_.:]+)", 1).replace(PROBE_ID, "(?P=id)")

@@ -7,7 +7,6 @@ agree. What has no counterpart is named in a row of its own.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,10 @@ from enum import StrEnum
 
 import numpy as np
 
-from dragoman.render.dialect import Dialect
-from dragoman.render.symbols import BLANKS, byte_symbols, is_event_symbol, num_common, spelled, text_symbols
-from dragoman.render.turns import THINKING, Part, Piece
+from dragoman.render.agreement import agreeing
+from dragoman.render.dialect import Dialect, ToolSyntax
+from dragoman.render.symbols import BLANKS, is_event_symbol, spelled
+from dragoman.render.turns import THINKING, Part, Piece, read_calls
 from dragoman.text import Tokenization
 from dragoman.types import Correspondence, PairKind, ToolCall
 
@@ -82,10 +82,10 @@ def rewrite(
     thinking: Thinking,
     opened: bool,
     stop_symbol: str,
-    write_calls: Callable[[Sequence[ToolCall]], str],
+    write_calls: Callable[[Sequence[ToolCall]], str | None],
 ) -> Draft:
     """The teacher's version of a turn. `opened` says that its own context has opened thinking already;
-    `write_calls` gives calls in the teacher's syntax.
+    `write_calls` gives calls in the teacher's syntax, None where its template refuses them.
     """
     draft = Draft()
     same_tools = _same_tools(student, teacher)
@@ -108,14 +108,15 @@ def rewrite(
             draft.copy(symbols, start, stop)
         elif piece.part is Part.CALLS and same_tools:
             _same_call(draft, symbols, piece, student, teacher)
-        elif piece.part is Part.CALLS and piece.calls and teacher.dialect.tools is not None:
-            said = number > 0 and pieces[number - 1].part is Part.ANSWER
-            before = teacher.dialect.tools.before if said else ""
-            _other_call(draft, symbols, piece, before + write_calls(piece.calls), student, teacher)
         elif piece.part is Part.CALLS:
-            # Without the call, the teacher cannot judge what follows it.
-            draft.pair(start, len(symbols), "", PairKind.TOOL_SYNTAX)
-            return draft
+            tools = teacher.dialect.tools
+            written = write_calls([placed.call for placed in piece.calls]) if piece.calls and tools else None
+            if written is None or tools is None:
+                # Without the call, the teacher cannot judge what follows it.
+                draft.pair(start, len(symbols), "", PairKind.TOOL_SYNTAX)
+                return draft
+            said = number > 0 and pieces[number - 1].part is Part.ANSWER
+            _other_call(draft, symbols, piece, tools.before if said else "", written, tools)
         elif piece.part is Part.STOP:
             draft.pair(start, stop, stop_symbol, PairKind.EXACT)
     return draft
@@ -152,115 +153,62 @@ def _same_tools(student: Side, teacher: Side) -> bool:
         return False
     return all(
         spelled(a, student.tokenization)[0].split() == spelled(b, teacher.tokenization)[0].split()
-        for a, b in (
-            (ours.open, theirs.open),
-            (ours.middle, theirs.middle),
-            (ours.close, theirs.close),
-            (ours.end, theirs.end),
-        )
+        for a, b in zip(ours.markers, theirs.markers, strict=True)
     )
 
 
 def _same_call(draft: Draft, symbols: str, piece: Piece, student: Side, teacher: Side) -> None:
     """A call in a syntax both sides share: its bytes as they are, markers as each side's tokens."""
-    tools = teacher.dialect.tools
-    markers = tools.open + tools.close + tools.again + tools.end if tools is not None else ""
-    events = {spelled(s, teacher.tokenization)[0]: s for s in markers if is_event_symbol(s)}
-    names = re.compile("|".join(re.escape(name) for name in sorted(events, key=len, reverse=True)) or "(?!)")
+    events = {spelled(s, teacher.tokenization)[0]: s for s in _marker_events(teacher)}
     place = piece.start
-    for symbol_start, symbol_stop, name in _names(symbols, piece, names, student):
-        draft.copy(symbols, place, symbol_start)
-        draft.pair(symbol_start, symbol_stop, events.get(name, name), PairKind.MARKER)
-        place = symbol_stop
+    for start, stop, name in _names(symbols, piece, list(events), student):
+        draft.copy(symbols, place, start)
+        draft.pair(start, stop, events.get(name, name), PairKind.MARKER)
+        place = stop
     draft.copy(symbols, place, piece.stop)
 
 
+def _marker_events(side: Side) -> set[str]:
+    """The control tokens with which a side writes calls."""
+    tools = side.dialect.tools
+    return {s for s in "".join(tools.markers if tools else ()) if is_event_symbol(s)}
+
+
 def _names(
-    symbols: str, piece: Piece, names: re.Pattern[str], student: Side
+    symbols: str, piece: Piece, theirs: Sequence[str], student: Side
 ) -> Iterator[tuple[int, int, str]]:
-    """Markers within a call: the student's events, and what it spells that is an event to the teacher."""
-    for place in range(piece.start, piece.stop):
-        if is_event_symbol(symbols[place]):
-            yield place, place + 1, spelled(symbols[place], student.tokenization)[0]
-        elif (match := names.match(symbols, place, piece.stop)) is not None:
-            yield place, match.end(), match[0]
+    """Markers within a call: the student's events, and what it spells that is an event to the teacher. Within
+    the arguments of a call nothing is one."""
+    ours = _marker_events(student)
+    names = re.compile("|".join(re.escape(name) for name in sorted(theirs, key=len, reverse=True)) or "(?!)")
+    arguments = [(placed.arguments, placed.arguments_end) for placed in piece.calls or ()]
+    start = piece.start
+    for stop, then in [*arguments, (piece.stop, piece.stop)]:
+        for place in range(start, stop):
+            if symbols[place] in ours:
+                yield place, place + 1, spelled(symbols[place], student.tokenization)[0]
+            elif (match := names.match(symbols, place, stop)) is not None:
+                yield place, match.end(), match[0]
+        start = then
 
 
-def _other_call(draft: Draft, symbols: str, piece: Piece, written: str, student: Side, teacher: Side) -> None:
-    """A call in another syntax: names, keys and values belong together, with the bytes around them that
-    agree; the rest is markup."""
-    own = symbols[piece.start : piece.stop]
-    place_s = place_t = 0
-    begin = len(draft.symbols)
-    draft.symbols += written
+def _other_call(
+    draft: Draft, symbols: str, piece: Piece, before: str, written: str, tools: ToolSyntax
+) -> None:
+    """A call in another syntax, the teacher's `tools`: names, keys and values belong together, with the bytes
+    around them that agree; the rest is markup."""
+    place_s, place_t = piece.start, len(draft.symbols)
+    begin = place_t
+    draft.symbols += before + written
 
     def row(start: int, stop: int, other: int, other_stop: int, kind: PairKind) -> None:
         if start < stop:
-            at = (piece.start + start, piece.start + stop, begin + other, begin + other_stop)
-            draft.rows.append((*at, kind))
+            draft.rows.append((start, stop, other, other_stop, kind))
 
-    for start, other, length in _agreeing(own, written, piece.calls or ()):
-        row(place_s, start, place_t, other, PairKind.TOOL_SYNTAX)
-        row(start, start + length, other, other + length, PairKind.EXACT)
-        place_s, place_t = start + length, other + length
-    row(place_s, len(own), place_t, len(written), PairKind.TOOL_SYNTAX)
-
-
-def _agreeing(own: str, written: str, calls: Sequence[ToolCall]) -> list[tuple[int, int, int]]:
-    """Runs (start here, start there, length) of names, keys and values, grown over equal neighbours, and of
-    the white space before the call."""
-    blanks = num_common(own[: len(own) - len(own.lstrip(BLANKS))], written)
-    found = [(0, 0, blanks)] if blanks else []
-    here = there = blanks
-    for atom in (atom for call in calls for atom in _atoms(call)):
-        at, other = _find(own, atom, here), _find(written, atom, there)
-        if at < 0 or other < 0:
-            continue
-        found.append((at, other, len(atom)))
-        here, there = at + len(atom), other + len(atom)
-    grown: list[tuple[int, int, int]] = []
-    for number, (at, other, length) in enumerate(found):
-        floor = (grown[-1][0] + grown[-1][2], grown[-1][1] + grown[-1][2]) if grown else (0, 0)
-        ceiling = found[number + 1][:2] if number + 1 < len(found) else (len(own), len(written))
-        while at > floor[0] and other > floor[1] and _equal_bytes(own[at - 1], written[other - 1]):
-            at, other, length = at - 1, other - 1, length + 1
-        while (
-            at + length < ceiling[0]
-            and other + length < ceiling[1]
-            and _equal_bytes(own[at + length], written[other + length])
-        ):
-            length += 1
-        grown.append((at, other, length))
-    return grown
-
-
-def _equal_bytes(a: str, b: str) -> bool:
-    return a == b and not is_event_symbol(a)
-
-
-def _find(symbols: str, atom: str, start: int) -> int:
-    """Where an atom stands by itself, not within a longer word."""
-    pattern = re.compile(rf"(?<![\w]){re.escape(atom)}(?![\w])" if atom.isalnum() else re.escape(atom))
-    match = pattern.search(symbols, start)
-    return -1 if match is None else match.start()
-
-
-def _atoms(call: ToolCall) -> Iterator[str]:
-    """Name, keys and values of a call in order, as JSON spells them inside quotes."""
-    yield text_symbols(call.name)
-    yield from _value_atoms(json.loads(call.arguments))
-
-
-def _value_atoms(value: object) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _value_atoms(key)
-            yield from _value_atoms(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _value_atoms(item)
-    else:
-        text = json.dumps(value, ensure_ascii=False)
-        text = text[1:-1] if isinstance(value, str) else text
-        if text:
-            yield byte_symbols(text.encode())
+    theirs, _ = read_calls(written, 0, len(written), tools)
+    runs = agreeing(symbols, piece, before + written, len(before), theirs or ())
+    for start, other, length in runs:
+        row(place_s, start, place_t, begin + other, PairKind.TOOL_SYNTAX)
+        place_s, place_t = start + length, begin + other + length
+        row(start, place_s, begin + other, place_t, PairKind.EXACT)
+    row(place_s, piece.stop, place_t, len(draft.symbols), PairKind.TOOL_SYNTAX)

@@ -78,7 +78,7 @@ def through(first: Correspondence, second: Correspondence | None) -> Corresponde
             row += 1
         if kind == PairKind.EXACT:
             found += [(a + e - c, a + f - c, g, h, k) for e, f, g, h, k in inside]
-        elif sum(f - e for e, f, *_ in inside) == d - c:
+        elif inside and sum(f - e for e, f, *_ in inside) == d - c:
             found.append((a, b, inside[0][2], inside[-1][3], kind))
         end = found[-1][3] if found else 0
     return _correspondence(found)
