@@ -107,6 +107,8 @@ class DropReason(IntEnum):
     """Markup of a tool call that the teacher's template writes differently, or a call that is malformed."""
     THINKING = 9
     """Thinking that the teacher is not shown."""
+    REFUSED = 10
+    """The teacher's template refuses the conversation that the student's earlier turns have made."""
 
     @property
     def label(self) -> str:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from dragoman.alignment import align
 from dragoman.config import MethodConfig
+from dragoman.errors import RenderError
 from dragoman.methods import Method, Writer
 from dragoman.observe import Record
 from dragoman.render import Renderer
 from dragoman.rollout import Request, RolloutEngine
 from dragoman.supervise import Guard, SampledSettings, supervise_answer, supervise_sampled
 from dragoman.teach import Teacher
-from dragoman.types import Alignment, Rollout, Supervision, TeacherScores
+from dragoman.types import Alignment, DropReason, Rollout, Supervision, TeacherScores, TeacherView
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -59,11 +65,15 @@ class Pipeline:
             answers = [answer_for_student(rollout, self.student, self.writer) for rollout in rollouts]
             return [Record(rollout=a, supervision=supervise_answer(a), step=step) for a in answers]
         with watch.stage("teacher"):
-            views = [self.teacher.view(rollout) for rollout in rollouts]
-            scores = self.teacher.score(views)
+            views = [self._view(rollout) for rollout in rollouts]
+            scores = iter(self.teacher.score([view for view in views if view is not None]))
         records = []
         with watch.stage("align"):
-            for rollout, view, score in zip(rollouts, views, scores, strict=True):
+            for rollout, view in zip(rollouts, views, strict=True):
+                if view is None:
+                    records.append(Record(rollout=rollout, supervision=refused(rollout), step=step))
+                    continue
+                score = next(scores)
                 alignment = align(rollout.completion, view.completion, view.correspondence)
                 records.append(
                     Record(
@@ -76,6 +86,29 @@ class Pipeline:
                     )
                 )
         return records
+
+    def _view(self, rollout: Rollout) -> TeacherView | None:
+        """The teacher's view; None where its template refuses what the student's earlier turns have made
+        (two calls at once, say). Of a first turn it is the data that is wrong, and the error is raised.
+        """
+        try:
+            return self.teacher.view(rollout)
+        except RenderError as error:
+            if rollout.turn == 0:
+                raise
+            logger.warning("rollout %s has no signal: %s", rollout.key, error)
+            return None
+
+
+def refused(rollout: Rollout) -> Supervision:
+    """No signal at all, as the teacher's template refuses the conversation."""
+    size = len(rollout.completion)
+    return Supervision(
+        weight=np.zeros(size, np.float32),
+        reason=np.full(size, DropReason.REFUSED, np.uint8),
+        chunk_of=np.arange(size),
+        credit=np.zeros(size, np.float32),
+    )
 
 
 def supervisor(method: Method, config: MethodConfig) -> Supervise | None:

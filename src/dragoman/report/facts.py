@@ -28,6 +28,7 @@ _REASONS = {
     DropReason.NORMALISED: "The teacher's tokenizer changes the bytes here, and such chunks are masked.",
     DropReason.TOOL_SYNTAX: "Markup of a tool call that the teacher's template writes differently.",
     DropReason.THINKING: "Thinking that the teacher is not shown.",
+    DropReason.REFUSED: "The teacher's template refuses what the student's earlier turns have made.",
 }
 _MEASURES = (
     ("kl_per_byte", "KL per byte, nats", measured),

@@ -83,7 +83,7 @@ def _is_empty(message: Message) -> bool:
 
 def _named_calls(message: Message, following: Sequence[Message]) -> Message:
     """A message whose calls have the ids that the results behind it refer to: the n-th result is that of the
-    n-th call, since the student writes none."""
+    n-th call. An id that the student wrote is kept where the result names none."""
     results = []
     for result in following:
         if result.role != "tool":
@@ -91,5 +91,5 @@ def _named_calls(message: Message, following: Sequence[Message]) -> Message:
         results.append(result)
     calls = list(message.tool_calls)
     for index, result in enumerate(results[: len(calls)]):
-        calls[index] = replace(calls[index], id=result.tool_call_id)
+        calls[index] = replace(calls[index], id=result.tool_call_id or calls[index].id)
     return replace(message, tool_calls=tuple(calls))

@@ -124,7 +124,9 @@ class Sampler:
             episode.add(rollout)
             if not episode.is_over:
                 opened = self.renderer.dialect.tail_opens_thinking
-                episode.answer(self.renderer.parse(rollout.completion, opened=opened))
+                calls = rollout.prompt.has_tools
+                said = self.renderer.parse(rollout.completion, opened=opened, calls=calls)
+                episode.answer(said)
 
     def _token_bytes(self, index: int) -> bytes:
         """The bytes of an id; none for one that only the model has, to pad its embedding."""
