@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from chromium import Browser, Tab, axe_source, find_chromium
+from chromium import Browser, Tab, find_chromium
 
 import tiny
 from dragoman.audit.run import run_audit
 from dragoman.config import load_config
-from dragoman.errors import AssetError
 from dragoman.report.audit import write_audit
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium on the PATH")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_accessible(scheme: str, tmp_path: Path, tmp_path_factory: Any) -> None:
+def test_accessible(scheme: str, axe: str, tmp_path: Path) -> None:
     config = load_config(
         {
             "student": {"model": str(tiny.byte_level(tmp_path / "student"))},
@@ -29,10 +27,6 @@ def test_accessible(scheme: str, tmp_path: Path, tmp_path_factory: Any) -> None:
     )
     page = tmp_path / "audit.html"
     write_audit(run_audit(config, fast=True), page)
-    try:
-        axe = axe_source(tmp_path_factory.mktemp("axe"))
-    except AssetError as error:
-        pytest.skip(f"axe cannot be fetched: {error}")
     with Browser() as browser:
         tab = Tab(browser, page, scheme=scheme)
         tab.evaluate(axe + "; null")

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from chromium import Browser, Tab, axe_source, find_chromium
+from chromium import Browser, Tab, find_chromium
 
 import tiny
 from dragoman.alignment import align
-from dragoman.errors import AssetError
 from dragoman.observe import Record
 from dragoman.report.viewer import Selection, write_viewer
 from dragoman.supervise import CREDITS, Guard, SampledSettings, supervise_sampled
@@ -154,14 +153,6 @@ def page(sides: Any, tmp_path_factory: Any) -> Path:
     records = (record_of(sides, DATA), Record(rollout=bare, step=2), empty, record_of_kinds())
     selection = Selection(title="a run <b>", records=records, num_left_out=3)
     return write_viewer(selection, tmp_path_factory.mktemp("page") / "view.html")
-
-
-@pytest.fixture(scope="module")
-def axe(tmp_path_factory: Any) -> str:
-    try:
-        return axe_source(tmp_path_factory.mktemp("axe"))
-    except AssetError as error:
-        pytest.skip(f"axe cannot be fetched: {error}")
 
 
 @pytest.fixture(scope="module")

@@ -142,3 +142,34 @@ def refused(
         return Refusal(ended.value.code, err[err.index("error: ") :])
 
     return call
+
+
+class Outcome:
+    """What a call of the command did."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """`call("align", "--json", ...)` is the command `dragoman align --json ...`."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["dragoman", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        code = ended.value.code
+        out, err = capsys.readouterr()
+        assert isinstance(code, int)
+        return Outcome(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def config(tree: dict[str, Any], tmp_path: Path) -> Path:
+    """The tiny configuration as a file."""
+    path = tmp_path / "tiny.yaml"
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    return path

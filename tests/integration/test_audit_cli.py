@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,39 +11,27 @@ from typing import Any
 import pytest
 
 import tiny
-from dragoman import cli
 from dragoman.api import Distillation
 
 Run = Callable[..., Distillation]
-Call = Callable[..., tuple[int, str, str]]
+Audit = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """`call("--fast", ...)` is `dragoman audit --fast ...`: its exit code, stdout and stderr."""
+def audit(call: Callable[..., Any]) -> Audit:
+    """`audit("--fast", ...)` is `dragoman audit --fast ...`: its exit code, stdout and stderr."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["dragoman", "audit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out, err
+        found = call("audit", *arguments)
+        return found.code, found.out, found.err
 
     return run
 
 
-@pytest.fixture
-def config(tree: dict[str, Any], tmp_path: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(json.dumps(tree), encoding="utf-8")
-    return path
-
-
 def test_claims_agree_with_what_a_run_measures(
-    call: Call, config: Path, run: Run, metrics: Callable[[Path], list[dict[str, Any]]]
+    audit: Audit, config: Path, run: Run, metrics: Callable[[Path], list[dict[str, Any]]]
 ) -> None:
-    code, out, _ = call("--config", config, "--samples", 64, "--max-new-tokens", 8, "--json")
+    code, out, _ = audit("--config", config, "--samples", 64, "--max-new-tokens", 8, "--json")
     claimed = json.loads(out)["pair"]
     sampled = claimed["sampled"]
     # a learning rate of 0 keeps the student that was audited
@@ -66,8 +53,8 @@ def test_claims_agree_with_what_a_run_measures(
     assert chunk["supervised"] == pytest.approx(tokens["supervised"] / tokens["student"], abs=0.05)
 
 
-def test_the_whole_audit_as_json(call: Call, student: Path, teacher: Path) -> None:
-    code, out, _ = call(student, teacher, "--samples", 4, "--max-new-tokens", 6, "--json")
+def test_the_whole_audit_as_json(audit: Audit, student: Path, teacher: Path) -> None:
+    code, out, _ = audit(student, teacher, "--samples", 4, "--max-new-tokens", 6, "--json")
     found = json.loads(out)
     # random weights know nothing: a warning, as they may well be what someone wants to train on
     assert code == 0 and found["safe"]
@@ -91,11 +78,11 @@ def test_the_whole_audit_as_json(call: Call, student: Path, teacher: Path) -> No
 
 
 def test_the_whole_audit_in_the_terminal_and_as_a_page(
-    call: Call, student: Path, teacher: Path, tmp_path: Path
+    audit: Audit, student: Path, teacher: Path, tmp_path: Path
 ) -> None:
     page = tmp_path / "audit.html"
     options = ("--samples", 2, "--max-new-tokens", 4, "--html", page)
-    code, out, _ = call(student, teacher, *options)
+    code, out, _ = audit(student, teacher, *options)
     assert code == 0
     assert out.rstrip().splitlines()[-1].startswith("verdict: safe")
     html = page.read_text(encoding="utf-8")
@@ -104,29 +91,29 @@ def test_the_whole_audit_in_the_terminal_and_as_a_page(
         assert title.replace("'", "&#39;") in html
 
 
-def test_fast_reads_no_weights(call: Call, tmp_path: Path) -> None:
+def test_fast_reads_no_weights(audit: Audit, tmp_path: Path) -> None:
     student = tiny.byte_level(tmp_path / "student")
     teacher = tiny.sentencepiece(tmp_path / "teacher")
-    code, out, err = call("--fast", student, teacher)
+    code, out, err = audit("--fast", student, teacher)
     assert code == 0
     assert out.rstrip().splitlines()[-1] == "verdict: safe"
     assert "Tokenizers and templates" in out and "Self-test" not in out
     assert "Traceback" not in err
 
 
-def test_unsafe_ends_with_one(call: Call, student: Path, teacher: Path) -> None:
-    code, out, _ = call("--fast", student, teacher, "teacher.max_length=20", "rollout.max_new_tokens=10")
+def test_unsafe_ends_with_one(audit: Audit, student: Path, teacher: Path) -> None:
+    code, out, _ = audit("--fast", student, teacher, "teacher.max_length=20", "rollout.max_new_tokens=10")
     assert code == 0 or "verdict: unsafe" in out
-    code, out, _ = call("--fast", student, teacher, "teacher.max_length=2")
+    code, out, _ = audit("--fast", student, teacher, "teacher.max_length=2")
     assert code == 1
     assert "verdict: unsafe: the teacher needs" in " ".join(out.split())
 
 
-def test_the_page_is_self_contained_and_escaped(call: Call, tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_escaped(audit: Audit, tmp_path: Path) -> None:
     student = tiny.byte_level(tmp_path / "student<b>")
     teacher = tiny.sentencepiece(tmp_path / "teacher")
     page = tmp_path / "audit.html"
-    assert call("--fast", student, teacher, "--html", page)[0] == 0
+    assert audit("--fast", student, teacher, "--html", page)[0] == 0
     html = page.read_text(encoding="utf-8")
     assert "student<b>" not in html and "student&lt;b&gt;" in html
     assert "&lt;|im_start|&gt;" in html
@@ -135,7 +122,25 @@ def test_the_page_is_self_contained_and_escaped(call: Call, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("arguments", [(), ("only-one",), ("a", "b", "c")])
-def test_one_model_is_no_pair(call: Call, arguments: tuple[str, ...]) -> None:
-    code, out, err = call(*arguments)
+def test_one_model_is_no_pair(audit: Audit, arguments: tuple[str, ...]) -> None:
+    code, out, err = audit(*arguments)
     assert (code, out) == (2, "")
     assert "expected a student and a teacher" in err
+
+
+def test_recorded_turns_are_audited_as_they_would_be_trained_on(
+    audit: Audit, tree: dict[str, Any], lines: Callable[..., Path], tmp_path: Path
+) -> None:
+    said = {"role": "assistant", "content": "Hello students", "sampled": True}
+    rows = [{"messages": [{"role": "user", "content": "Hello"}, said]}] * 2
+    tree["data"]["train"] = str(lines("talk.jsonl", rows))
+    tree["rollout"]["engine"] = "recorded"
+    path = tmp_path / "recorded.yaml"
+    path.write_text(json.dumps(tree), encoding="utf-8")
+    code, out, err = audit("--config", path, "--json")
+    assert code in (0, 1), err
+    sampled = json.loads(out)["pair"]["sampled"]
+    # two turns, or eight of them again and again: all of the recorded words, none sampled anew
+    size = len("Hello students")
+    assert sampled["figures"]["num_bytes"] == sampled["figures"]["num_texts"] * size
+    assert sampled["stop_rate"] == 1.0

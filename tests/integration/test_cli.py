@@ -11,45 +11,13 @@ from typing import Any
 
 import pytest
 
-from dragoman import cli
 from dragoman.methods import methods
 from dragoman.text import Tokenization
 
 TEXT = "naïve 🙂, said the interpreter"
 
 
-class Outcome:
-    """What a call of the command did."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-Call = Callable[..., Outcome]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """`call("align", "--json", ...)` is the command `dragoman align --json ...`."""
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["dragoman", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        code = ended.value.code
-        out, err = capsys.readouterr()
-        assert isinstance(code, int)
-        return Outcome(code, out, err)
-
-    return run
-
-
-@pytest.fixture
-def config(tree: dict[str, Any], tmp_path: Path) -> Path:
-    """The tiny configuration as a file."""
-    path = tmp_path / "tiny.yaml"
-    path.write_text(json.dumps(tree), encoding="utf-8")
-    return path
+Call = Callable[..., Any]
 
 
 def test_the_installed_command_runs() -> None:

@@ -36,6 +36,7 @@ from dragoman.types import (
     TokenText,
     ToolCall,
 )
+from sides import rollout_with
 
 EXAMPLES = int(os.environ.get("DRAGOMAN_FUZZ_EXAMPLES", "150"))
 fuzz = settings(
@@ -92,18 +93,6 @@ def sides(tmp_path_factory: Any) -> dict[str, Renderer]:
         )
         for name in SIDES
     }
-
-
-def rollout_of(side: Renderer, completion: TokenText) -> Rollout:
-    finished = bool(len(completion)) and completion.event[-1] == Event.STOP
-    return Rollout(
-        prompt=PROMPT,
-        sample=0,
-        context_ids=side.context_ids(PROMPT),
-        completion=completion,
-        behaviour_logp=np.full(len(completion), -1, np.float32),
-        stop=StopReason.STOP if finished else StopReason.LENGTH,
-    )
 
 
 def sampled(side: Renderer, ids: list[int]) -> TokenText:
@@ -169,7 +158,7 @@ def markers_in(*texts: bytes) -> bool:
 
 def check(pair: tuple[Renderer, Renderer], completion: TokenText) -> None:
     student, teacher = pair
-    rollout = rollout_of(student, completion)
+    rollout = rollout_with(student, completion, PROMPT)
     view = teacher.view(rollout, student=student)
     alignment = align(completion, view.completion, view.correspondence)
     judge(rollout, view, alignment, pair)

@@ -15,7 +15,6 @@ import pytest
 
 import tiny
 from dragoman.alignment import align
-from dragoman.config import StudentConfig, TeacherConfig
 from dragoman.errors import ConfigError, RenderError
 from dragoman.render import Renderer
 from dragoman.types import (
@@ -30,6 +29,7 @@ from dragoman.types import (
     TeacherView,
     ToolCall,
 )
+from sides import rollout_of, rollout_with, student, teacher
 
 PROMPT = Prompt(
     key="p",
@@ -50,26 +50,6 @@ def marked(tmp_path_factory: Any) -> Path:
         tmp_path_factory.mktemp("marked"),
         chat_template=tiny.MARKED,
         extra=("<unused_open>", "<unused_close>"),
-    )
-
-
-def student(folder: Path, **settings: Any) -> Renderer:
-    return Renderer.from_config(StudentConfig(model=str(folder), **settings))
-
-
-def teacher(folder: Path, **settings: Any) -> Renderer:
-    return Renderer.from_config(TeacherConfig(model=str(folder), **settings))
-
-
-def rollout_of(side: Renderer, data: bytes, stop: StopReason = StopReason.STOP) -> Rollout:
-    completion = side.completion(data, stop)
-    return Rollout(
-        prompt=PROMPT,
-        sample=0,
-        context_ids=side.context_ids(PROMPT),
-        completion=completion,
-        behaviour_logp=np.full(len(completion), -1, np.float32),
-        stop=stop,
     )
 
 
@@ -164,7 +144,7 @@ class TestThinking:
     DATA = b"<think>\nWell.\n</think>\n\nYes."
 
     def test_teacher_format(self, hermes: Path, marked: Path) -> None:
-        rollout = rollout_of(writer := student(hermes), self.DATA)
+        rollout = rollout_of(writer := student(hermes), self.DATA, PROMPT)
         view, alignment = seen(rollout, writer, teacher(marked))
         assert view.completion.data == b"Well.Yes."
         kinds = [row[0] for row in texts(rollout, view, alignment)]
@@ -176,25 +156,19 @@ class TestThinking:
         writer = student(marked)
         message = Message(role="assistant", content="Yes.", reasoning_content="Well.")
         completion = writer.response(message, PROMPT)
-        rollout = Rollout(
-            prompt=PROMPT,
-            sample=0,
-            context_ids=writer.context_ids(PROMPT),
-            completion=completion,
-            behaviour_logp=np.full(len(completion), -1, np.float32),
-        )
+        rollout = rollout_with(writer, completion, PROMPT)
         view, alignment = seen(rollout, writer, teacher(hermes))
         assert view.completion.data == b"<think>\nWell.\n</think>\n\nYes."
         rows = texts(rollout, view, alignment)
         assert rows[0] == ("event", b"", b"<think>\n") and alignment.coverage == 1.0
 
     def test_keep(self, hermes: Path, marked: Path) -> None:
-        rollout = rollout_of(writer := student(hermes), self.DATA)
+        rollout = rollout_of(writer := student(hermes), self.DATA, PROMPT)
         view, alignment = seen(rollout, writer, teacher(marked, thinking="keep"))
         assert view.completion.data == self.DATA and alignment.coverage == 1.0
 
     def test_drop(self, hermes: Path, marked: Path) -> None:
-        rollout = rollout_of(writer := student(hermes), self.DATA)
+        rollout = rollout_of(writer := student(hermes), self.DATA, PROMPT)
         view, alignment = seen(rollout, writer, teacher(marked, thinking="drop"))
         assert view.completion.data == b"Yes."
         first = texts(rollout, view, alignment)[0]
@@ -207,13 +181,7 @@ class TestThinking:
             i for byte in b"<think>\nWell.\n</think>\n\nYes." for i in side.tokenization.encode(bytes([byte]))
         ]
         completion = side.tokenization.view([*odd, side.stop_id])
-        rollout = Rollout(
-            prompt=PROMPT,
-            sample=0,
-            context_ids=side.context_ids(PROMPT),
-            completion=completion,
-            behaviour_logp=np.full(len(completion), -1, np.float32),
-        )
+        rollout = rollout_with(side, completion, PROMPT)
         kept = teacher(hermes).view(rollout, student=side, keep_ids=True)
         assert np.array_equal(kept.completion.ids, completion.ids) and kept.correspondence is None
         dropped = teacher(hermes, thinking="drop").view(rollout, student=side, keep_ids=True)
@@ -224,7 +192,7 @@ class TestThinking:
             teacher(tiny.byte_level(tmp_path), thinking="teacher-format")
 
     def test_cut_within_thinking(self, hermes: Path, marked: Path) -> None:
-        rollout = rollout_of(writer := student(hermes), b"<think>\nWell", StopReason.LENGTH)
+        rollout = rollout_of(writer := student(hermes), b"<think>\nWell", PROMPT, StopReason.LENGTH)
         view, alignment = seen(rollout, writer, teacher(marked))
         assert view.completion.data == b"Well" and alignment.coverage == 1.0
         assert view.completion.num_stops == 0
@@ -232,7 +200,7 @@ class TestThinking:
 
 class TestToolCalls:
     def test_other_syntax(self, hermes: Path, marked: Path) -> None:
-        rollout = rollout_of(writer := student(hermes), b"See.\n" + CALL)
+        rollout = rollout_of(writer := student(hermes), b"See.\n" + CALL, PROMPT)
         view, alignment = seen(rollout, writer, teacher(marked))
         assert view.completion.data == b'See.CALL look_up WITH {"word": "42"};'
         rows = texts(rollout, view, alignment)
@@ -246,27 +214,27 @@ class TestToolCalls:
     def test_same_syntax_keeps_every_byte(self, hermes: Path, tmp_path: Path) -> None:
         other = tiny.sentencepiece(tmp_path, chat_template="{{ bos_token }}" + tiny.HERMES)
         data = CALL.replace(b'": ', b'":')
-        rollout = rollout_of(writer := student(hermes), data)
+        rollout = rollout_of(writer := student(hermes), data, PROMPT)
         reader = teacher(other, stop_tokens=["</s>"])
         view, alignment = seen(rollout, writer, reader)
         assert view.completion.data == data and alignment.coverage == 1.0
 
     def test_without_tools_nothing_is_a_call(self, hermes: Path, marked: Path) -> None:
         writer, data = student(hermes), b"See.\n" + CALL
-        rollout = replace(rollout_of(writer, data), prompt=replace(PROMPT, tools=()))
+        rollout = replace(rollout_of(writer, data, PROMPT), prompt=replace(PROMPT, tools=()))
         view, alignment = seen(rollout, writer, teacher(marked))
         assert view.completion.data == data and alignment.coverage == 1.0
 
     def test_what_only_begins_like_a_call_is_text(self, hermes: Path, marked: Path) -> None:
         """`CALL ` is no markup: only a whole call is one."""
         writer, data = student(marked), b"They CALL it luck."
-        view, alignment = seen(rollout_of(writer, data), writer, teacher(hermes))
+        view, alignment = seen(rollout_of(writer, data, PROMPT), writer, teacher(hermes))
         assert view.completion.data == data and alignment.coverage == 1.0
         assert writer.parse(writer.completion(data, StopReason.STOP)).content.encode() == data
 
     def test_malformed(self, hermes: Path, marked: Path) -> None:
         """Neither the call nor what follows it can be judged."""
-        rollout = rollout_of(writer := student(hermes), b"See.\n<tool_call>look")
+        rollout = rollout_of(writer := student(hermes), b"See.\n<tool_call>look", PROMPT)
         view, alignment = seen(rollout, writer, teacher(marked))
         assert view.completion.data == b"See."
         assert texts(rollout, view, alignment)[-1][0] == "tool_syntax"
@@ -289,6 +257,6 @@ class TestToolCalls:
         data = as_text.tokenization.view(as_text.context_ids(prompt)).data
         assert b'<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>' in data
         assert b"<tool_response>\n42\n</tool_response>" in data
-        rollout = rollout_of(writer := student(hermes), CALL)
+        rollout = rollout_of(writer := student(hermes), CALL, PROMPT)
         view, alignment = seen(rollout, writer, as_text)
         assert view.completion.data == CALL and alignment.coverage == 1.0

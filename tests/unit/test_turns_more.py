@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from tokenizers import normalizers
 
@@ -23,11 +22,11 @@ from dragoman.types import (
     Event,
     Message,
     Prompt,
-    Rollout,
     StopReason,
     TeacherView,
     ToolCall,
 )
+from sides import rollout_with, student, teacher
 
 TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
 PROMPT = Prompt(key="p", messages=(Message(role="user", content="What?"),), tools=(TOOL,))
@@ -74,14 +73,6 @@ def marked(tmp_path_factory: Any) -> Renderer:
     return marked_with(tmp_path_factory.mktemp("marked"))
 
 
-def student(folder: Path, **settings: Any) -> Renderer:
-    return Renderer.from_config(StudentConfig(model=str(folder), **settings))
-
-
-def teacher(folder: Path, **settings: Any) -> Renderer:
-    return Renderer.from_config(TeacherConfig(model=str(folder), **settings))
-
-
 def marked_with(folder: Path, *changes: tuple[str, str]) -> Renderer:
     """A side with the template `MARKED`, changed in places."""
     template = tiny.MARKED
@@ -104,14 +95,7 @@ def chunks(
         completion = writer.completion(said, StopReason.STOP)
     else:
         completion = writer.tokenization.view([*said, writer.stop_id])
-    rollout = Rollout(
-        prompt=prompt,
-        sample=0,
-        context_ids=writer.context_ids(prompt),
-        completion=completion,
-        behaviour_logp=np.full(len(completion), -1, np.float32),
-    )
-    view = reader.view(rollout, student=writer, **options)
+    view = reader.view(rollout_with(writer, completion, prompt), student=writer, **options)
     found = align(completion, view.completion, view.correspondence)
     rows = []
     for c, reason in enumerate(found.reasons.tolist()):

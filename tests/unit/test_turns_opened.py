@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import tiny
 from dragoman.alignment import align
-from dragoman.config import StudentConfig, TeacherConfig
-from dragoman.render import Renderer
-from dragoman.types import DropReason, Event, Message, Prompt, Rollout, StopReason
+from dragoman.types import DropReason, Event, Message, Prompt
+from sides import context_bytes, rollout_of, student, teacher
 
 PROMPT = Prompt(key="p", messages=(Message(role="user", content="What is the answer?"),))
 OPENED = tiny.HERMES.replace("assistant\n' }}", "assistant\n<think>\n' }}")
@@ -44,29 +42,6 @@ def folders(tmp_path_factory: Any) -> dict[str, Path]:
     }
 
 
-def student(folder: Path, **settings: Any) -> Renderer:
-    return Renderer.from_config(StudentConfig(model=str(folder), **settings))
-
-
-def teacher(folder: Path, **settings: Any) -> Renderer:
-    return Renderer.from_config(TeacherConfig(model=str(folder), **settings))
-
-
-def rollout_of(side: Renderer, data: bytes) -> Rollout:
-    completion = side.completion(data, StopReason.STOP)
-    return Rollout(
-        prompt=PROMPT,
-        sample=0,
-        context_ids=side.context_ids(PROMPT),
-        completion=completion,
-        behaviour_logp=np.full(len(completion), -1, np.float32),
-    )
-
-
-def context_of(side: Renderer, ids: np.ndarray) -> bytes:
-    return side.tokenization.view(ids).data
-
-
 def test_the_student_starts_within_thinking(folders: dict[str, Path]) -> None:
     writer = student(folders["opened"])
     assert writer.dialect.tail == "<think>\n" and writer.dialect.tail_opens_thinking
@@ -74,7 +49,7 @@ def test_the_student_starts_within_thinking(folders: dict[str, Path]) -> None:
     completion = writer.response(message, PROMPT)
     assert completion.data == b"Well.\n</think>\n\nYes."
     assert writer.parse(completion, opened=True) == message
-    rollout = rollout_of(writer, completion.data)
+    rollout = rollout_of(writer, completion.data, PROMPT)
     for thinking, opening, rest in (
         ("teacher-format", b"assistant\n", b"Well.Yes."),
         ("keep", b"assistant\n<think>\n", completion.data),
@@ -92,9 +67,9 @@ def test_the_student_starts_within_thinking(folders: dict[str, Path]) -> None:
 
 def test_the_teacher_starts_within_thinking(folders: dict[str, Path]) -> None:
     writer, reader = student(folders["hermes"]), teacher(folders["opened"])
-    rollout = rollout_of(writer, b"<think>\nWell.\n</think>\n\nYes.")
+    rollout = rollout_of(writer, b"<think>\nWell.\n</think>\n\nYes.", PROMPT)
     view = reader.view(rollout, student=writer)
-    assert context_of(reader, view.ids[: view.start]).endswith(b"assistant\n<think>\n")
+    assert context_bytes(reader, view.ids[: view.start]).endswith(b"assistant\n<think>\n")
     assert view.completion.data == b"Well.\n</think>\n\nYes."
     alignment = align(rollout.completion, view.completion, view.correspondence)
     opening = len(writer.tokenization.encode(b"<think>\n"))
@@ -104,8 +79,8 @@ def test_the_teacher_starts_within_thinking(folders: dict[str, Path]) -> None:
 
 def test_an_answer_without_thinking_for_a_teacher_that_would_think(folders: dict[str, Path]) -> None:
     writer, reader = student(folders["hermes"]), teacher(folders["opened"])
-    view = reader.view(rollout_of(writer, b"Yes."), student=writer)
-    assert context_of(reader, view.ids[: view.start]).endswith(b"assistant\n")
+    view = reader.view(rollout_of(writer, b"Yes.", PROMPT), student=writer)
+    assert context_bytes(reader, view.ids[: view.start]).endswith(b"assistant\n")
     assert view.completion.data == b"Yes." and view.correspondence is None
 
 
@@ -113,19 +88,19 @@ def test_an_answer_without_thinking_for_a_teacher_that_would_think(folders: dict
 def test_the_empty_thinking_is_context(folders: dict[str, Path], thinks: bool) -> None:
     writer = student(folders["hermes"])
     reader = teacher(folders["empty"], chat_template_kwargs={"enable_thinking": thinks})
-    view = reader.view(rollout_of(writer, b"Yes."), student=writer)
-    context = context_of(reader, view.ids[: view.start])
+    view = reader.view(rollout_of(writer, b"Yes.", PROMPT), student=writer)
+    context = context_bytes(reader, view.ids[: view.start])
     assert context.endswith(b"assistant\n<think>\n\n</think>\n\n") and view.completion.data == b"Yes."
     assert context.count(b"</think>") == 1
-    view = reader.view(rollout_of(writer, b"<think>\nWell.\n</think>\n\nYes."), student=writer)
-    context = context_of(reader, view.ids[: view.start])
+    view = reader.view(rollout_of(writer, b"<think>\nWell.\n</think>\n\nYes.", PROMPT), student=writer)
+    context = context_bytes(reader, view.ids[: view.start])
     assert context.endswith(b"assistant\n") and b"</think>" not in context
     assert view.completion.data == b"<think>\nWell.\n</think>\n\nYes."
 
 
 def test_the_students_own_empty_thinking_is_not_shown(folders: dict[str, Path]) -> None:
     writer, reader = student(folders["empty"]), teacher(folders["marked"])
-    rollout = rollout_of(writer, b"<think>\n\n</think>\n\nYes.")
+    rollout = rollout_of(writer, b"<think>\n\n</think>\n\nYes.", PROMPT)
     view = reader.view(rollout, student=writer)
     alignment = align(rollout.completion, view.completion, view.correspondence)
     assert view.completion.data == b"Yes."

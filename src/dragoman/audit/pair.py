@@ -18,12 +18,12 @@ from dragoman.audit.texts import PROMPTS
 from dragoman.config import Config
 from dragoman.evaluate import Evaluation, measure, ratio_interval
 from dragoman.methods import get_method
-from dragoman.models import load_model
-from dragoman.models.loading import add_lora
+from dragoman.models import TokenScorer, load_model
+from dragoman.models.loading import load_student
 from dragoman.observe import Metrics, Ratio, Record
 from dragoman.pipeline import Pipeline, Stopwatch, supervisor
 from dragoman.render import Renderer
-from dragoman.rollout import Request, Sampler, Sampling
+from dragoman.rollout import RecordedEngine, Request, Sampler, Sampling
 from dragoman.teach import InProcessTeacher, LocalProbe, self_test
 from dragoman.teach.selftest import TOLERANCE
 from dragoman.types import Event, Prompt
@@ -59,14 +59,10 @@ def audit_pair(
     here is what a run then measures. The weights are not changed.
     """
     effort = effort or Effort()
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = device or torch.device("cpu")
     progress("loading the models")
-    model = load_model(config.student).to(device)
-    if config.student.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-    if config.student.lora is not None:
-        model = add_lora(model, config.student.lora)
+    model = load_student(config.student, device=device, seed=effort.seed)
     scored = config.teacher.model_copy(update={"topk": max(config.teacher.topk, NUM_LIKELY)})
     in_process = InProcessTeacher(load_model(config.teacher).to(device), teacher, scored, student)
     progress("testing the teacher")
@@ -102,16 +98,9 @@ def _records(
     prompts: Sequence[Prompt],
     effort: Effort,
 ) -> tuple[list[Record], Stopwatch]:
-    sampling = Sampling(
-        max_new_tokens=effort.max_new_tokens,
-        batch_size=config.rollout.batch_size,
-        temperature=config.rollout.temperature,
-        top_p=config.rollout.top_p,
-        top_k=config.rollout.top_k,
-    )
     pipeline = Pipeline(
         student=student,
-        engine=Sampler(model, student, sampling),
+        engine=_engine(config, model, student, effort.max_new_tokens),
         teacher=teacher,
         supervise=supervisor(get_method("chunk"), config.method),
     )
@@ -122,6 +111,16 @@ def _records(
     ]
     watch = Stopwatch()
     return pipeline.records(requests, seed=effort.seed, step=0, watch=watch), watch
+
+
+def _engine(
+    config: Config, model: PreTrainedModel, student: Renderer, max_new_tokens: int
+) -> RecordedEngine | Sampler:
+    """What gives the responses: recorded turns where the run takes those, else the student."""
+    if config.rollout.engine == "recorded":
+        scorer = TokenScorer(model, student.tokenization.stop_ids, logit_slice=config.train.logit_slice)
+        return RecordedEngine(scorer, student, config.train.micro_batch_tokens)
+    return Sampler(model, student, Sampling.from_config(config.rollout, max_new_tokens=max_new_tokens))
 
 
 def _sampled(records: Sequence[Record]) -> Sampled:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dragoman.assets import resolve
-from dragoman.config import LoraConfig, ModelConfig
+from dragoman.config import LoraConfig, ModelConfig, StudentConfig
 from dragoman.errors import AssetError, UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +55,18 @@ def load_model(config: ModelConfig) -> PreTrainedModel:
             f"{missing[0]!r}: it would run on random numbers. Download the model again"
         )
     return model.eval()
+
+
+def load_student(config: StudentConfig, *, device: torch.device, seed: int) -> PreTrainedModel:
+    """Load a model with what of it is to be trained; `seed` is that of the adapters' first weights."""
+    model = load_model(config).to(device)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    if config.lora is not None:
+        torch.manual_seed(seed)
+        model = add_lora(model, config.lora)
+    return model
 
 
 def add_lora(model: PreTrainedModel, lora: LoraConfig) -> PreTrainedModel:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
 
+from dragoman.config import RolloutConfig
 from dragoman.errors import UsageError
 from dragoman.types import StopReason
 
@@ -31,6 +32,20 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     stop_strings: tuple[str, ...] = ()
+
+    @classmethod
+    def from_config(
+        cls, config: RolloutConfig, *, max_new_tokens: int | None = None, batch_size: int | None = None
+    ) -> Sampling:
+        """As a configuration says, but for what is given here."""
+        return cls(
+            max_new_tokens=max_new_tokens or config.max_new_tokens,
+            batch_size=batch_size or config.batch_size,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            stop_strings=config.stop_strings,
+        )
 
     def __post_init__(self) -> None:
         if "" in self.stop_strings:

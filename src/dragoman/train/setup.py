@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from dragoman.data import load_prompts
 from dragoman.errors import UsageError
 from dragoman.methods import Method, Writer, get_method
 from dragoman.models import TokenScorer, load_model
-from dragoman.models.loading import add_lora, causal_lm
+from dragoman.models.loading import causal_lm, load_student
 from dragoman.pipeline import Pipeline, supervisor
 from dragoman.render import Renderer
 from dragoman.rollout import RecordedEngine, ReplayEngine, Sampler, Sampling
@@ -75,7 +75,7 @@ def build_session(
         _check_mapping(config, student, teacher_side, prompts)
     accelerator = _accelerator(config, run_path)
     _check_share(config, accelerator.num_processes)
-    model = _trainable(config, accelerator)
+    model = load_student(config.student, device=accelerator.device, seed=config.run.seed)
     teacher = InProcessTeacher(
         load_model(config.teacher).to(accelerator.device), teacher_side, config.teacher, student
     )
@@ -89,7 +89,7 @@ def build_session(
         )
     wrapped, optimizer = accelerator.prepare(scorer, make_optimizer(scorer, config.train))
     pipeline, heldout_pipeline = _pipelines(
-        config, method, Sampler(model, student, _sampling(config)), teacher, scorer
+        config, method, Sampler(model, student, Sampling.from_config(config.rollout)), teacher, scorer
     )
     for engine, asked in ((pipeline.engine, prompts), (heldout_pipeline.engine, heldout or ())):
         if isinstance(engine, Sampler | RecordedEngine):
@@ -161,18 +161,6 @@ def _check_share(config: Config, processes: int) -> None:
         )
 
 
-def _trainable(config: Config, accelerator: Accelerator) -> PreTrainedModel:
-    """The student, with what of it is to be trained."""
-    model = load_model(config.student).to(accelerator.device)
-    if config.student.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-    if config.student.lora is not None:
-        torch.manual_seed(config.run.seed)
-        model = add_lora(model, config.student.lora)
-    return model
-
-
 def _pipelines(
     config: Config, method: Method, sampler: Sampler, teacher: InProcessTeacher, scorer: TokenScorer
 ) -> tuple[Pipeline, Pipeline]:
@@ -185,10 +173,8 @@ def _pipelines(
         engine = ReplayEngine(Path(config.rollout.replay), sampler.renderer.tokenization)
     elif config.rollout.engine == "recorded":
         engine = RecordedEngine(scorer, sampler.renderer, config.train.micro_batch_tokens)
-    heldout_sampling = replace(
-        sampler.sampling,
-        max_new_tokens=config.eval.max_new_tokens or config.rollout.max_new_tokens,
-        batch_size=config.eval.batch_size or config.rollout.batch_size,
+    heldout_sampling = Sampling.from_config(
+        config.rollout, max_new_tokens=config.eval.max_new_tokens, batch_size=config.eval.batch_size
     )
     return (
         Pipeline(
@@ -214,16 +200,4 @@ def _prompts(config: Config, source: str, limit: int | None) -> list[Prompt]:
         messages_field=config.data.messages_field,
         split=config.data.split,
         limit=limit,
-    )
-
-
-def _sampling(config: Config) -> Sampling:
-    rollout = config.rollout
-    return Sampling(
-        max_new_tokens=rollout.max_new_tokens,
-        batch_size=rollout.batch_size,
-        temperature=rollout.temperature,
-        top_p=rollout.top_p,
-        top_k=rollout.top_k,
-        stop_strings=rollout.stop_strings,
     )
