@@ -127,3 +127,21 @@ class TeacherLevel(IntEnum):
     """And of the whole vocabulary."""
     REFERENCE = 3
     """And a small reference model of its family."""
+
+
+class RowLabel(IntEnum):
+    """What is known of a row of teacher mass on student tokens, compared with the exact target `q*`."""
+
+    NONE = 0
+    """There is no row."""
+    EXACT = 1
+    """Every candidate has exactly the mass of `q*`."""
+    LOWER = 2
+    """No candidate has more than `q*` gives it; the residual holds what is missing."""
+    HEURISTIC = 3
+    """Neither: mass may stand at the wrong token."""
+
+    @property
+    def label(self) -> str:
+        """The name used in reports and JSON."""
+        return self.name.lower()

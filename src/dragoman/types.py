@@ -17,8 +17,9 @@ from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from dragoman.conversation import Message, Prompt, ToolCall
 from dragoman.errors import TeacherError, TokenizerError
-from dragoman.kinds import ChunkKind, DropReason, Event, PairKind, StopReason, TeacherLevel
+from dragoman.kinds import ChunkKind, DropReason, Event, PairKind, RowLabel, StopReason, TeacherLevel
 from dragoman.pairing import Alignment, Correspondence
+from dragoman.targets import Rows, Units
 
 __all__ = [
     "Alignment",
@@ -30,6 +31,8 @@ __all__ = [
     "PairKind",
     "Prompt",
     "Rollout",
+    "RowLabel",
+    "Rows",
     "StopReason",
     "Supervision",
     "TeacherCaps",
@@ -39,6 +42,7 @@ __all__ = [
     "TokenText",
     "ToolCall",
     "TrainBatch",
+    "Units",
 ]
 
 
@@ -165,6 +169,10 @@ class TeacherScores:
     topk_logp: Float32[np.ndarray, "T K"] | None = None
     stop_logp: Float32[np.ndarray, " T"] | None = None
     """Log of the stop set's mass at every place, where the teacher offers it."""
+    full_logp: Float32[np.ndarray, "T V"] | None = None
+    """The whole distribution at every place, by teacher id; rows of missing values are NaN."""
+    reference_logp: Float32[np.ndarray, " T"] | None = None
+    """The same tokens under a small reference of the teacher's family; NaN where missing."""
 
     def __post_init__(self) -> None:
         present = self.missing == DropReason.NONE
@@ -187,7 +195,8 @@ class Supervision:
     """What the loss is told about each student token.
 
     `weight` is 1 where the token is trained on and 0 where `reason` says why not. `credit` is the
-    advantage in nats (None for cross-entropy); `num_clamped` counts credits cut to the clamp.
+    advantage in nats (None for cross-entropy and for methods of rows alone); `num_clamped` counts credits
+    cut to the clamp. `rows`, `units` and `sorted_logp` are for methods that compare distributions.
     """
 
     weight: Float32[np.ndarray, " S"]
@@ -195,6 +204,10 @@ class Supervision:
     chunk_of: Int64[np.ndarray, " S"]
     credit: Float32[np.ndarray, " S"] | None
     num_clamped: int = 0
+    rows: Rows | None = None
+    units: Units | None = None
+    sorted_logp: Float32[np.ndarray, "S R"] | None = None
+    """The teacher's log-probs of tokens without a counterpart, largest first, padded with -inf."""
 
     @property
     def dropped(self) -> dict[str, int]:
