@@ -32,7 +32,7 @@ class ScoredRows:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScoredUnits:
-    """Stretches taken as wholes (`dragoman.types.Units`): token n belongs to unit `unit_of[n]`, -1 to none."""
+    """Stretches taken as wholes (`dragoman.types.Units`): token n is in unit `unit_of[n]`, -1 to none."""
 
     unit_of: Int[Tensor, " N"]
     teacher_logp: Float[Tensor, " U"]
