@@ -103,7 +103,7 @@ def record_of(
     settings: SampledSettings | None = None,
 ) -> Record:
     """A record of one rollout; a teacher's NaN is missing as not finite."""
-    completion = token_text(student)
+    completion, seen = token_text(student), token_text(teacher)
     rollout = Rollout(
         prompt=Prompt(key="p", text="x"),
         sample=0,
@@ -116,9 +116,13 @@ def record_of(
     logp = np.array(teacher_logp, np.float32)
     missing = np.where(np.isnan(logp), DropReason.NON_FINITE, DropReason.NONE).astype(np.uint8)
     scores = TeacherScores(logp=logp, missing=missing)
-    alignment = align(completion, token_text(teacher))
+    alignment = align(completion, seen)
+    ids = np.append([3], seen.ids)
+    view = TeacherView(rollout_key=rollout.key, teacher="t", ids=ids, start=1, completion=seen)
     supervision = None if settings is None else supervise_sampled(rollout, scores, alignment, settings)
-    return Record(rollout=rollout, scores=scores, alignment=alignment, supervision=supervision, step=1)
+    return Record(
+        rollout=rollout, view=view, scores=scores, alignment=alignment, supervision=supervision, step=1
+    )
 
 
 # |Hel|lo| wor|ld|stop| meets |Hello| world|stop|

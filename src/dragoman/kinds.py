@@ -109,6 +109,8 @@ class DropReason(IntEnum):
     """Thinking that the teacher is not shown."""
     REFUSED = 10
     """The teacher's template refuses the conversation that the student's earlier turns have made."""
+    NO_ROW = 11
+    """The method has no row here."""
 
     @property
     def label(self) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -13,15 +14,19 @@ import numpy as np
 from dragoman.alignment import align
 from dragoman.config import MethodConfig
 from dragoman.errors import RenderError
-from dragoman.methods import Method, Writer
+from dragoman.methods import Method, Supervise, Writer
 from dragoman.observe import Record
 from dragoman.render import Renderer
-from dragoman.rollout import Request, RolloutEngine
-from dragoman.supervise import Guard, SampledSettings, supervise_answer, supervise_sampled
+from dragoman.rollout import Request, RolloutEngine, StudentReference
+from dragoman.supervise import supervise_answer
 from dragoman.teach import Teacher
-from dragoman.types import Alignment, DropReason, Rollout, Supervision, TeacherScores, TeacherView
+from dragoman.text.pair import PairTables
+from dragoman.types import DropReason, Rollout, Supervision, TeacherScores, TeacherView
 
 logger = logging.getLogger(__name__)
+
+FULL_ROW_VALUES = 2**27
+"""Log-probs of full teacher rows that exist at once: half a gigabyte."""
 
 
 @dataclass
@@ -40,19 +45,17 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-Supervise = Callable[[Rollout, TeacherScores, Alignment], Supervision]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Pipeline:
     """The stages before the loss. With a `writer` other than the student, its answers become the student's
-    and are not scored."""
+    and are not scored. With a `reference`, rollouts are scored by the student before training as well."""
 
     student: Renderer
     engine: RolloutEngine
     teacher: Teacher
     supervise: Supervise | None
     writer: Renderer | None = None
+    reference: StudentReference | None = None
 
     def records(
         self, requests: Sequence[Request], *, seed: int, step: int, watch: Stopwatch | None = None
@@ -64,28 +67,36 @@ class Pipeline:
         if self.supervise is None:
             answers = [answer_for_student(rollout, self.student, self.writer) for rollout in rollouts]
             return [Record(rollout=a, supervision=supervise_answer(a), step=step) for a in answers]
+        if self.reference is not None:
+            with watch.stage("reference"):
+                rollouts = self.reference.scored(rollouts)
         with watch.stage("teacher"):
             views = [self._view(rollout) for rollout in rollouts]
-            scores = iter(self.teacher.score([view for view in views if view is not None]))
         records = []
-        with watch.stage("align"):
-            for rollout, view in zip(rollouts, views, strict=True):
-                if view is None:
-                    records.append(Record(rollout=rollout, supervision=refused(rollout), step=step))
-                    continue
-                score = next(scores)
-                alignment = align(rollout.completion, view.completion, view.correspondence)
-                records.append(
-                    Record(
-                        rollout=rollout,
-                        view=view,
-                        scores=score,
-                        alignment=alignment,
-                        supervision=self.supervise(rollout, score, alignment),
-                        step=step,
-                    )
-                )
+        for group in full_row_groups(views, self.teacher.caps.full_row):
+            with watch.stage("teacher"):
+                scores = deque(self.teacher.score([view for view in views[group] if view is not None]))
+            with watch.stage("align"):
+                for rollout, view in zip(rollouts[group], views[group], strict=True):
+                    if view is None:
+                        records.append(Record(rollout=rollout, supervision=refused(rollout), step=step))
+                    else:
+                        records.append(self._record(rollout, view, scores.popleft(), step))
         return records
+
+    def _record(self, rollout: Rollout, view: TeacherView, scores: TeacherScores, step: int) -> Record:
+        """A scored response with its supervision; the teacher's full rows end here."""
+        assert self.supervise is not None
+        alignment = align(rollout.completion, view.completion, view.correspondence)
+        known = replace(scores, tokens=view.completion)
+        return Record(
+            rollout=rollout,
+            view=view,
+            scores=replace(scores, full_logp=None),
+            alignment=alignment,
+            supervision=self.supervise(rollout, known, alignment),
+            step=step,
+        )
 
     def _view(self, rollout: Rollout) -> TeacherView | None:
         """The teacher's view; None where its template refuses what the student's earlier turns have made
@@ -100,6 +111,22 @@ class Pipeline:
             return None
 
 
+def full_row_groups(views: Sequence[TeacherView | None], full_row: int) -> list[slice]:
+    """Stretches of views that are scored and supervised together.
+
+    The full rows of more than one stretch, of `full_row` values a teacher token, never exist at once; a
+    stretch holds at most `FULL_ROW_VALUES` of them, or one view. Without full rows there is one stretch.
+    """
+    starts, values = [0], 0
+    for place, view in enumerate(views):
+        size = 0 if view is None else len(view.completion) * full_row
+        if values and values + size > FULL_ROW_VALUES:
+            starts.append(place)
+            values = 0
+        values += size
+    return [slice(start, stop) for start, stop in zip(starts, [*starts[1:], len(views)], strict=True)]
+
+
 def refused(rollout: Rollout) -> Supervision:
     """No signal at all, as the teacher's template refuses the conversation."""
     size = len(rollout.completion)
@@ -111,19 +138,9 @@ def refused(rollout: Rollout) -> Supervision:
     )
 
 
-def supervisor(method: Method, config: MethodConfig) -> Supervise | None:
-    """The supervision of a method; None where the teacher writes and nothing is scored."""
-    if method.writer is Writer.TEACHER or method.credit is None:
-        return None
-    settings = SampledSettings(
-        credit=method.credit,
-        guard=Guard(config.guard),
-        guard_penalty=config.guard_penalty,
-        clamp=config.clamp,
-        max_chunk_tokens=config.max_chunk_tokens,
-        mask_normalised=config.normalised == "mask",
-    )
-    return lambda rollout, scores, alignment: supervise_sampled(rollout, scores, alignment, settings)
+def supervisor(method: Method, config: MethodConfig, tables: PairTables) -> Supervise | None:
+    """The supervision of a method for a pair; None where the teacher writes and nothing is scored."""
+    return None if method.writer is Writer.TEACHER else method.build(tables, config)
 
 
 def answer_for_student(rollout: Rollout, student: Renderer, writer: Renderer | None) -> Rollout:

@@ -19,7 +19,8 @@ class Rows:
     or, where `member_bounds` is given, the weighted set of student tokens
     `ids[member_bounds[k]:member_bounds[k + 1]]`, whose student mass is `sum exp(log_weight) * S(id)`. The
     stop set is one candidate, named by its smallest id. `residual[i]` is the probability (not its log)
-    outside the candidates: candidates and residual sum to 1 in every row that is labelled.
+    outside the candidates: candidates and residual sum to 1 in every row that is labelled. Where a row is
+    `partial`, the residual may lie on candidates too: nothing is known but the candidates' proportions.
 
     >>> # two tokens: " the" with .7 and " a" with .2, the rest unknown; then a place without a row
     >>> rows = Rows(
@@ -37,6 +38,7 @@ class Rows:
     label: UInt8[np.ndarray, " S"]
     member_bounds: Int64[np.ndarray, " K_plus_1"] | None = None
     log_weight: Float32[np.ndarray, " M"] | None = None
+    partial: Bool[np.ndarray, " S"] | None = None
 
     def __post_init__(self) -> None:
         size, candidates = len(self.residual), len(self.logp)

@@ -117,8 +117,9 @@ class Rollout:
     `behaviour_logp[i]` is log S(y_i | y_<i) under the weights that sampled it, at temperature 1 and
     before any truncation (decision 0004); for a stop it is the log of the whole stop set's mass. It is
     None where the response was not written by the student (`sft`). `stop_logp[i]` is the log of the stop
-    set's mass at every place. In a conversation with several turns of the student each is a rollout of its
-    own, number `turn`, whose prompt is the conversation so far.
+    set's mass at every place; `reference_logp[i]` is what the student gave y_i before training, where a
+    method asks for it. In a conversation with several turns of the student each is a rollout of its own,
+    number `turn`, whose prompt is the conversation so far.
     """
 
     prompt: Prompt
@@ -128,6 +129,7 @@ class Rollout:
     behaviour_logp: Float32[np.ndarray, " S"] | None
     entropy: Float32[np.ndarray, " S"] | None = None
     stop_logp: Float32[np.ndarray, " S"] | None = None
+    reference_logp: Float32[np.ndarray, " S"] | None = None
     temperature: float = 1.0
     stop: StopReason = StopReason.STOP
     policy_version: int = 0
@@ -173,6 +175,8 @@ class TeacherScores:
     """The whole distribution at every place, by teacher id; rows of missing values are NaN."""
     reference_logp: Float32[np.ndarray, " T"] | None = None
     """The same tokens under a small reference of the teacher's family; NaN where missing."""
+    tokens: TokenText | None = None
+    """The realised tokens themselves, as in the view; the pipeline puts them here for supervision."""
 
     def __post_init__(self) -> None:
         present = self.missing == DropReason.NONE
@@ -222,7 +226,9 @@ class TrainBatch:
 
     Supervised token n is `target[n]`, predicted from the hidden state at `[row[n], column[n]]`; where
     `is_stop[n]`, its probability is that of the whole stop set. `weight[n]` already holds the
-    normalisation chosen (per token, sequence or byte), so that loss sums add up over micro-batches.
+    normalisation chosen (per token, sequence or byte), so that loss sums add up over micro-batches. Other
+    values are None where a supervised token has none; but `rows`, `units` and `sorted_logp` only where no
+    response has any.
     """
 
     input_ids: Int64[np.ndarray, "B L"]
@@ -234,11 +240,19 @@ class TrainBatch:
     weight: Float32[np.ndarray, " N"]
     credit: Float32[np.ndarray, " N"] | None
     behaviour_logp: Float32[np.ndarray, " N"] | None
+    reference_logp: Float32[np.ndarray, " N"] | None = None
+    rows: Rows | None = None
+    units: Units | None = None
+    sorted_logp: Float32[np.ndarray, "N R"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherCaps:
-    """What a teacher offers."""
+    """What a teacher offers: its level up to `LOGITS`, and apart from it whether it comes with a reference
+    model of its family (`TeacherLevel.REFERENCE`)."""
 
     level: TeacherLevel
     generates: bool
+    has_reference: bool = False
+    full_row: int = 0
+    """Values of one of its full rows, its vocabulary; 0 where it gives none."""

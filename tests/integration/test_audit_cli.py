@@ -42,13 +42,13 @@ def test_claims_agree_with_what_a_run_measures(
         for name in ("coverage", "noncanonical_rate", "stop_rate", "kl_per_byte")
     }
     assert code == 0
-    assert sampled["figures"]["coverage"] == pytest.approx(mean["coverage"], abs=0.02)
+    assert sampled["coverage"] == pytest.approx(mean["coverage"], abs=0.02)
     # 64 responses of 8 tokens each: standard errors of about .02, .03 and .1
     assert sampled["noncanonical_rate"] == pytest.approx(mean["noncanonical_rate"], abs=0.08)
     assert sampled["stop_rate"] == pytest.approx(mean["stop_rate"], abs=0.15)
     assert sampled["kl_per_byte"] == pytest.approx(mean["kl_per_byte"], rel=0.2)
     tokens = done.summary["tokens"]
-    assert sampled["figures"]["inflation"] == pytest.approx(tokens["teacher"] / tokens["student"], rel=0.08)
+    assert sampled["inflation"] == pytest.approx(tokens["teacher"] / tokens["student"], rel=0.08)
     chunk = next(row for row in claimed["methods"] if row["name"] == "chunk")
     assert chunk["supervised"] == pytest.approx(tokens["supervised"] / tokens["student"], abs=0.05)
 
@@ -75,6 +75,15 @@ def test_the_whole_audit_as_json(audit: Audit, student: Path, teacher: Path) -> 
     assert cost["flops"]["update"] == 3 * cost["flops"]["rollout"]  # forward and backward of the same tokens
     assert cost["total_seconds"] == pytest.approx(sum(cost["seconds"].values()))
     assert cost["memory_bytes"]["AdamW moments"] == 2 * cost["memory_bytes"]["gradients"]
+
+
+def test_times_are_those_of_the_threads_a_run_would_have(
+    audit: Audit, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", asked.append)
+    audit("--config", config, "--samples", 1, "--max-new-tokens", 2, "run.threads=3")
+    assert asked == [3]
 
 
 def test_the_whole_audit_in_the_terminal_and_as_a_page(

@@ -87,12 +87,24 @@ def test_align_reads_stdin(student: Path, teacher: Path) -> None:
 def test_methods_as_json_and_text(call: Call) -> None:
     found = json.loads(call("methods", "--json").out)
     assert [row["name"] for row in found] == list(methods())
-    assert all(
-        set(row) == {"name", "summary", "source", "teacher_level", "writer", "defaults"} for row in found
-    )
+    keys = {"name", "summary", "formula", "source", "needs", "teacher_level", "equal_tokenizers"}
+    keys |= {"writer", "signal", "caveat", "defaults"}
+    assert all(set(row) == keys for row in found)
     shown = call("methods").out
     assert all(f"{name}\n" in shown for name in methods())
     assert "level 0 (realised)" in shown
+
+
+def test_one_method(call: Call) -> None:
+    row = json.loads(call("methods", "dpca", "--json").out)
+    assert row["name"] == "dpca"
+    assert row["defaults"]["method.max_chunk_tokens"] == 6
+    shown = call("methods", "dpca").out
+    for words in (row["formula"], row["source"], row["needs"], "method.max_chunk_tokens", "train.lr"):
+        assert words in shown
+    refused = call("methods", "dpac")
+    assert (refused.code, refused.out) == (2, "")
+    assert "did you mean 'dpca'?" in refused.err
 
 
 def test_doctor(call: Call) -> None:

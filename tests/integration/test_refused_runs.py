@@ -25,6 +25,11 @@ def test_a_teacher_without_room(refused: Refused, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_teacher_without_room_to_score_may_write(run: Callable[..., Any]) -> None:
+    changes = {"method.name": "sft", "teacher.max_length": 2, "data.heldout": None, "train.steps": 1}
+    assert run("imitated", changes).summary["tokens"]["supervised"] > 0
+
+
 def test_not_one_token_with_a_signal(
     refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

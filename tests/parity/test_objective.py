@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.config import MethodConfig
-from dragoman.objective import cross_entropy, policy_gradient
+from dragoman.objective import Scored, cross_entropy, policy_gradient
 from dragoman.objective.reference import policy_gradient_reference
 
 EPSILON = float(torch.finfo(torch.float32).eps)
@@ -28,7 +28,7 @@ configs = st.builds(
 
 
 class Tokens(NamedTuple):
-    """Arguments of an objective, float32."""
+    """What the policy gradient is a function of, float32."""
 
     logp: torch.Tensor
     behaviour: torch.Tensor
@@ -37,6 +37,15 @@ class Tokens(NamedTuple):
 
     def double(self) -> Tokens:
         return Tokens(*(values.double() for values in self))
+
+    def scored(self) -> Scored:
+        return Scored(
+            logp=self.logp,
+            behaviour_logp=self.behaviour,
+            credit=self.credit,
+            weight=self.weight,
+            entropy=torch.zeros_like(self.weight),
+        )
 
 
 @st.composite
@@ -52,7 +61,7 @@ def tokens(draw: st.DrawFn) -> Tokens:
 
 
 def total(case: Tokens, config: MethodConfig) -> float:
-    return policy_gradient(*case, config).total.double().item()
+    return policy_gradient(case.scored(), config).total.double().item()
 
 
 def twin(case: Tokens, config: MethodConfig) -> float:
@@ -127,7 +136,9 @@ def test_sum_and_metrics() -> None:
     ratio = torch.tensor([1.0, 1.5, 0.5, 0.5])
     credit, weight = torch.tensor([2.0, 2.0, -2.0, 2.0]), torch.tensor([1.0, 0.5, 0.25, 0.0])
     behaviour = torch.full((4,), -1.0)
-    output = policy_gradient(behaviour + ratio.log(), behaviour, credit, weight, MethodConfig())
+    output = policy_gradient(
+        Tokens(behaviour + ratio.log(), behaviour, credit, weight).scored(), MethodConfig()
+    )
     # -2 - 0.5 · 2.56 + 0.25 · 1.6 = -2.88
     assert output.total.item() == pytest.approx(-2.88, rel=1e-6)
     values = output.metrics.values()
@@ -140,13 +151,13 @@ def test_sum_and_metrics() -> None:
 def test_log_ratio_clamp_is_counted() -> None:
     behaviour = torch.zeros(4)
     logp = torch.tensor([-25.0, -20.0, -0.5, -30.0])
-    output = policy_gradient(logp, behaviour, torch.ones(4), torch.ones(4), MethodConfig())
+    output = policy_gradient(Tokens(logp, behaviour, torch.ones(4), torch.ones(4)).scored(), MethodConfig())
     assert output.metrics.values()["log_ratio_clamp_rate"] == 0.5
 
 
 def test_no_tokens() -> None:
     empty = torch.zeros(0, requires_grad=True)
-    output = policy_gradient(empty, empty.detach(), empty.detach(), empty.detach(), MethodConfig())
+    output = policy_gradient(Tokens(empty, *[empty.detach()] * 3).scored(), MethodConfig())
     torch.autograd.backward(output.total)
     assert output.total.item() == 0.0
     assert all(math.isnan(value) for value in output.metrics.values().values())
@@ -196,7 +207,8 @@ def test_numerical_gradient(dual_clip: float | None) -> None:
     logp = (behaviour + torch.from_numpy(np.log(ratios))).requires_grad_()
     config = MethodConfig(dual_clip=dual_clip)
     assert torch.autograd.gradcheck(
-        lambda values: policy_gradient(values, behaviour, credit, weight, config).total, logp
+        lambda values: policy_gradient(Tokens(values, behaviour, credit, weight).scored(), config).total,
+        logp,
     )
 
 
@@ -206,7 +218,8 @@ def test_gradient_is_zero_where_clipped() -> None:
     behaviour = torch.full((4,), -4.0)
     logp = (behaviour + torch.tensor([1.5, 0.5, 30.0, 1.5]).log()).requires_grad_()
     credit, weight = torch.tensor([2.0, -2.0, -2.0, -2.0]), torch.tensor([1.0, 1.0, 1.0, 0.5])
-    torch.autograd.backward(policy_gradient(logp, behaviour, credit, weight, MethodConfig()).total)
+    case = Tokens(logp, behaviour, credit, weight)
+    torch.autograd.backward(policy_gradient(case.scored(), MethodConfig()).total)
     assert logp.grad is not None
     assert logp.grad.tolist() == pytest.approx([0.0, 0.0, 0.0, 1.5])
 
@@ -215,7 +228,8 @@ def test_gradient_is_zero_where_clipped() -> None:
 @given(tokens(), configs)
 def test_on_the_policy_it_is_the_score_function_gradient(case: Tokens, config: MethodConfig) -> None:
     logp = case.logp.clone().requires_grad_()
-    torch.autograd.backward(policy_gradient(logp, case.logp, case.credit, case.weight, config).total)
+    on_policy = Tokens(logp, case.logp, case.credit, case.weight)
+    torch.autograd.backward(policy_gradient(on_policy.scored(), config).total)
     score = case.logp.clone().requires_grad_()
     torch.autograd.backward(-(case.weight * case.credit * score).sum())
     assert logp.grad is not None
@@ -230,7 +244,7 @@ def test_cross_entropy() -> None:
     # -(1 · -2 + 0.5 · -1 + 0 · -7) = 2.5, and its gradient is -weight
     logp = torch.tensor([-2.0, -1.0, -7.0], requires_grad=True)
     weight = torch.tensor([1.0, 0.5, 0.0])
-    output = cross_entropy(logp, None, None, weight, MethodConfig())
+    output = cross_entropy(Scored(logp=logp, entropy=torch.zeros(len(logp)), weight=weight), MethodConfig())
     torch.autograd.backward(output.total)
     assert output.total.item() == 2.5
     assert logp.grad is not None
@@ -247,5 +261,7 @@ def test_cross_entropy_is_torchs(case: Tokens) -> None:
     expected = torch.nn.functional.cross_entropy(
         logits, torch.zeros(len(logp), dtype=torch.long), reduction="none"
     )
-    total = cross_entropy(logp, None, None, weight, MethodConfig()).total
+    total = cross_entropy(
+        Scored(logp=logp, entropy=torch.zeros(len(logp)), weight=weight), MethodConfig()
+    ).total
     torch.testing.assert_close(total, (weight * expected).sum(), rtol=1e-10, atol=1e-12)

@@ -184,7 +184,7 @@ def test_nothing_to_score(model: PreTrainedModel, batch: Batch, grad: bool) -> N
     none = Batch(batch.input_ids, batch.attention_mask, *(values[:0] for values in batch[2:]))
     with torch.set_grad_enabled(grad):
         scores = TokenScorer(model, STOPS, logit_slice=4, topk=3)(*none)
-    assert [tuple(values.shape) for values in scores] == [(0,), (0,), (0, 3), (0, 3), (0,)]
+    assert [tuple(values.shape) for values in scores[:5]] == [(0,), (0,), (0, 3), (0, 3), (0,)]
     if grad:
         # Takes part in a backward pass all the same, as a replica without tokens must.
         torch.autograd.backward(scores.logp.sum())

@@ -23,12 +23,17 @@ from dragoman.audit import (
 )
 from dragoman.audit.facts import Figures
 from dragoman.audit.figures import Mapped, figures_of
+from dragoman.audit.gate import is_gated
+from dragoman.audit.mapping import MOST_PROMPTS
 from dragoman.audit.mass import side_mass
 from dragoman.audit.result import Audit
+from dragoman.audit.run import context_limit, run_audit
 from dragoman.audit.texts import PROMPTS, TEXTS
-from dragoman.config import StudentConfig, TeacherConfig
+from dragoman.config import Config, StudentConfig, TeacherConfig, load_config
 from dragoman.errors import TrainingError
+from dragoman.methods import get_method, method_defaults
 from dragoman.render import Renderer
+from dragoman.report.audit_tables import audit_tables
 from dragoman.types import Message, Prompt
 from texts import tokens
 
@@ -60,9 +65,13 @@ def student_side(path: Path, **options: Any) -> Renderer:
     return Renderer.from_config(StudentConfig(model=str(tiny.byte_level(path / "student", **options))))
 
 
-def teacher_side(path: Path, kwargs: dict[str, Any] | None = None, **options: Any) -> Renderer:
+def teacher_side(
+    path: Path, kwargs: dict[str, Any] | None = None, stops: tuple[str, ...] | None = None, **options: Any
+) -> Renderer:
     folder = tiny.byte_level(path / "teacher", **options)
-    return Renderer.from_config(TeacherConfig(model=str(folder), chat_template_kwargs=kwargs or {}))
+    return Renderer.from_config(
+        TeacherConfig(model=str(folder), chat_template_kwargs=kwargs or {}, stop_tokens=stops)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +177,7 @@ def test_a_lossy_teacher_is_a_warning_and_too_lossy_a_one_an_error(tmp_path: Pat
     (problem, *_) = mapping_problems(none_left)
     assert problem.severity is Severity.ERROR
     assert "below 50%" in problem.what and "x 9" in problem.what
+    assert "set train.min_coverage to what you accept" in problem.change
     assert not any(p.severity is Severity.ERROR for p in mapping_problems(none_left, min_coverage=0.2))
 
 
@@ -178,6 +188,47 @@ def test_a_refused_prompt_is_an_error_that_names_it(tmp_path: Path) -> None:
     assert "'system' by the teacher" in problem.what and "no system message" in problem.what
     row = next(row for row in found.templates if row.name == "system message")
     assert (row.student_status, row.teacher_status) == ("ok", "raises")
+
+
+def test_a_text_that_spells_a_stop_token_is_left_out_and_no_refusal(tmp_path: Path) -> None:
+    """As a prompt it is in order; only the response it is taken for here could not be written."""
+    teacher = teacher_side(tmp_path, stops=(".", "<|im_end|>"))
+    prompts = (Prompt(key="a", text="Hello."), Prompt(key="b", text="Hello"))
+    texts = {"one": "Yes.", "two": "No", "three": "No. Yes."}
+    found = audit_mapping(student_side(tmp_path), teacher, prompts, texts=texts)
+    assert found.refusals == ()
+    assert {one.name: (one.num_texts, one.left_out) for one in found.texts} == {
+        "one": (0, 1),
+        "two": (1, 0),
+        "three": (0, 1),
+    }
+    assert (found.total.num_texts, found.total.left_out) == (1, 2)
+    assert found.own is not None and (found.own.num_texts, found.own.left_out) == (1, 1)
+    assert found.own.num_bytes == len("Hello")
+    assert mapping_problems(found) == ()
+    audit = Audit(mapping=found, pair=None, problems=(), verdict="verdict: safe", seconds=1.0)
+    table = next(table for table in audit_tables(audit) if table.title == "Mapping of texts")
+    assert table.note.endswith("spell a stop token: 2 of all built-in texts, 1 of the prompts.")
+
+
+def test_prompts_that_are_all_left_out_do_not_decide(tmp_path: Path) -> None:
+    teacher = teacher_side(tmp_path, stops=(".", "<|im_end|>"))
+    found = audit_mapping(student_side(tmp_path), teacher, (Prompt(key="a", text="."),), texts={"one": "No"})
+    assert found.own is not None and found.own.num_texts == 0
+    assert found.judged is found.total
+
+
+def test_every_prompt_is_rendered_however_many_there_are(tmp_path: Path) -> None:
+    """Of three times as many as are mapped, the second has a turn the template refuses and is the longest
+    for the student; the spread of 256 starts 0, 3, 6."""
+    plain = [Prompt(key=str(number), text="Hello") for number in range(3 * MOST_PROMPTS)]
+    prompts = [plain[0], SYSTEM, *plain[2:]]
+    student = student_side(tmp_path)
+    found = audit_mapping(student, teacher_side(tmp_path, chat_template=NO_SYSTEM), prompts, texts={})
+    assert [(one.key, one.side) for one in found.refusals] == [("system", "teacher")]
+    assert found.context.num_prompts == len(prompts)
+    assert found.context.student_context == len(student.context_ids(SYSTEM))
+    assert found.own is not None and found.own.num_texts == MOST_PROMPTS
 
 
 @pytest.mark.parametrize(("kwargs", "warns"), [({}, True), ({"enable_thinking": False}, False)])
@@ -207,6 +258,20 @@ def test_context_of_the_teacher(pair: tuple[Renderer, Renderer]) -> None:
     assert [problem.severity for problem in mapping_problems(short)] == [Severity.ERROR]
 
 
+def test_one_prompt_without_room_is_a_warning(pair: tuple[Renderer, Renderer]) -> None:
+    long = Prompt(key="long", text="The interpreter " * 9)
+    prompts = (Prompt(key="a", text="Hello"), long, Prompt(key="b", text="Hello world"))
+    limit = len(pair[1].context_ids(long))  # takes it, and not one token more
+    found = audit_mapping(*pair, prompts, max_new_tokens=2, teacher_limit=limit)
+    assert found.context.num_without_room == 1
+    (problem,) = mapping_problems(found)
+    assert problem.severity is Severity.WARNING
+    assert "1 of 3 prompts leave it no room at all" in problem.what and "'long'" in problem.what
+    none = audit_mapping(*pair, (long,), max_new_tokens=2, teacher_limit=limit)
+    (problem,) = mapping_problems(none)
+    assert problem.severity is Severity.ERROR
+
+
 def test_no_shared_end_is_an_error(mapping: MappingAudit) -> None:
     (problem,) = mapping_problems(replace(mapping, stop_maps=False))
     assert problem.severity is Severity.ERROR
@@ -219,6 +284,44 @@ def test_training_is_refused_below_min_coverage(mapping: MappingAudit) -> None:
     assert require_safe(half, 0.4) == ()
     with pytest.raises(TrainingError, match="below 90%"):
         require_safe(half, 0.9)
+
+
+def run_config(student: Path, teacher: Path, **method: str) -> Config:
+    tree: dict[str, Any] = {
+        "student": {"model": str(student)},
+        "teacher": {"model": str(teacher), "max_length": 2},
+        "data": {"train": "none"},
+        "train": {"steps": 1},
+        "method": method,
+    }
+    return load_config(tree, [], method_defaults)
+
+
+@pytest.mark.parametrize(("name", "gated"), [("chunk", True), ("sft", False)])
+def test_answers_that_are_only_imitated_need_no_mapping(tmp_path: Path, name: str, gated: bool) -> None:
+    """A teacher without room for a token to score is no harm to sft; a prompt it refuses is."""
+    student = tiny.byte_level(tmp_path / "student")
+    config = run_config(student, tiny.sentencepiece(tmp_path / "teacher"), name=name)
+    assert is_gated(get_method(name)) is gated
+    assert run_audit(config, fast=True).safe is not gated
+    strict = run_config(student, tiny.byte_level(tmp_path / "strict", chat_template=NO_SYSTEM), name=name)
+    (first, *_) = run_audit(strict, (SYSTEM,), fast=True).problems
+    assert first.severity is Severity.ERROR and "'system' by the teacher" in first.what
+
+
+def test_the_limit_is_that_of_the_model_or_the_one_set(tmp_path: Path) -> None:
+    model = tiny.byte_level_model(tmp_path / "model")
+    own = json.loads((model / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    tokenizer = tiny.byte_level(tmp_path / "tokenizer")
+    for folder, length, expected in (
+        (model, None, own),
+        (model, 7, 7),
+        (model, own + 1, own),
+        (tokenizer, 7, 7),
+        (tokenizer, None, None),
+    ):
+        assert context_limit(TeacherConfig(model=str(folder), max_length=length)) == expected
+    assert context_limit(StudentConfig(model=str(model))) == own
 
 
 def test_the_verdict_names_the_first_error(mapping: MappingAudit) -> None:

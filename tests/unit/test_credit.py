@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from dragoman.supervise import CREDITS, Chunks
 from dragoman.supervise.credit import NEAR_CERTAIN
 
 RULES = sorted(CREDITS)
-SHARING = ["semantic_prior", "uniform"]
+SHARING = ["marginal", "semantic_prior", "uniform"]
+NAN = float("nan")
 
 # Log-probs as a model gives them: float32, from near certainty to next to impossible.
 logps = st.floats(-50.0, -(2.0**-40), width=32)
@@ -24,15 +26,23 @@ responses = st.lists(
 )
 
 
-def chunks_of(*parts: tuple[Sequence[float], Sequence[float]]) -> Chunks:
-    """Chunks from the log-probs of their student and their teacher tokens."""
+def chunks_of(
+    *parts: tuple[Sequence[float], Sequence[float]],
+    segments: Sequence[int] | None = None,
+    steps: Sequence[float] | None = None,
+) -> Chunks:
+    """Chunks from the log-probs of their student and their teacher tokens; every chunk is a segment without
+    neighbours and no r is known, unless given."""
     student = [np.array(logp, np.float64) for logp, _ in parts]
+    size = sum(map(len, student))
     return Chunks(
         logp=np.concatenate(student),
         chunk_of=np.repeat(np.arange(len(parts)), [len(logp) for logp in student]),
         num_student=np.array([len(logp) for logp in student]),
         student_sum=np.array([logp.sum() for logp in student]),
         teacher_sum=np.array([np.sum(logp, dtype=np.float64) for _, logp in parts]),
+        segment_of=2 * np.arange(len(parts)) if segments is None else np.array(segments),
+        step_logp=np.full(size, NAN) if steps is None else np.array(steps, np.float64),
     )
 
 
@@ -56,6 +66,10 @@ def test_one_to_many(rule: str) -> None:
         ("uniform", [1.0, 1.0]),
         # L_T / L_S - 1 = -0.5, times p = (-1, -3)
         ("semantic_prior", [0.5, 1.5]),
+        # r is not known: as uniform, as chunk
+        ("marginal", [1.0, 1.0]),
+        ("marginal_rtg", [2.0, 2.0]),
+        ("segment", [2.0, 2.0]),
     ],
 )
 def test_two_to_one(rule: str, expected: list[float]) -> None:
@@ -83,6 +97,48 @@ def test_chunks_do_not_touch_each_other(rule: str) -> None:
     assert CREDITS[rule](chunks_of(*parts)).tolist() == np.concatenate(alone).tolist()
 
 
+def test_span_is_the_segment_with_what_borders_on_it() -> None:
+    # D = 1, 2 | -4, 8 | 16 with sums 3, 4, 16: first segment 3 - 4; second 4 + 16, in its first chunk + 3;
+    # third 16 + 4
+    parts = [([-2.0], [-1.0]), ([-3.0], [-1.0]), ([-1.0], [-5.0]), ([-9.0], [-1.0]), ([-17.0], [-1.0])]
+    credit = CREDITS["span"](chunks_of(*parts, segments=[0, 0, 1, 1, 2]))
+    assert credit.tolist() == [-1.0, -1.0, 23.0, 20.0, 20.0]
+
+
+def test_span_does_not_look_across_a_gap() -> None:
+    # The numbers 1 and 3 do not follow each other: D = 1 | 2 || 4
+    parts = [([-2.0], [-1.0]), ([-3.0], [-1.0]), ([-5.0], [-1.0])]
+    credit = CREDITS["span"](chunks_of(*parts, segments=[0, 1, 3]))
+    assert credit.tolist() == [3.0, 3.0, 4.0]
+
+
+def test_segment_is_the_return_to_go_up_to_a_hard_boundary() -> None:
+    # D = 1, 2, -4 | 8: sums -1, -2, -4 | 8; the first chunk has two tokens
+    parts = [([-1.0, -1.0], [-1.0]), ([-3.0], [-1.0]), ([-1.0], [-5.0]), ([-9.0], [-1.0])]
+    credit = CREDITS["segment"](chunks_of(*parts, segments=[0, 0, 0, 1]))
+    assert credit.tolist() == [-1.0, -1.0, -2.0, -4.0, 8.0]
+
+
+def test_marginal_takes_the_teachers_own_steps() -> None:
+    # L_T = -2 = -1.5 - 0.5; p = (-1, -3): r - p = (-0.5, 2.5), D = 2
+    chunks = chunks_of(([-1.0, -3.0], [-2.0]), steps=[-1.5, -0.5])
+    assert CREDITS["marginal"](chunks).tolist() == [-0.5, 2.5]
+    assert CREDITS["marginal_rtg"](chunks).tolist() == [2.0, 2.5]
+
+
+def test_unknown_steps_do_not_touch_other_chunks() -> None:
+    parts = [([-1.0, -3.0], [-2.0]), ([-1.0, -3.0], [-2.0])]
+    chunks = chunks_of(*parts, steps=[NAN, NAN, -1.5, -0.5])
+    assert CREDITS["marginal"](chunks).tolist() == [1.0, 1.0, -0.5, 2.5]
+    assert CREDITS["marginal_rtg"](chunks).tolist() == [2.0, 2.0, 2.0, 2.5]
+
+
+@pytest.mark.parametrize(("rule", "field"), [("segment", "segment_of"), ("marginal", "step_logp")])
+def test_what_a_rule_needs_is_asked_for(rule: str, field: str) -> None:
+    with pytest.raises(ValueError, match=f"needs Chunks.{field}"):
+        CREDITS[rule](replace(chunks_of(([-1.0], [-2.0])), **{field: None}))
+
+
 def test_semantic_prior_near_certainty() -> None:
     # L_S = -4e-9 is under 1e-8: L_T / m - p = -3 / 2 - p
     credit = CREDITS["semantic_prior"](chunks_of(([-1e-9, -3e-9], [-3.0])))
@@ -107,13 +163,82 @@ def test_semantic_prior_explodes_where_uniform_does_not() -> None:
     assert CREDITS["uniform"](chunks_of(([-0.0001, -0.0199], [-4.0]))) == pytest.approx([-1.99, -1.99])
 
 
+Parts = list[tuple[list[float], list[float]]]
+
+
+def drawn(draw: st.DrawFn) -> Chunks:
+    """Chunks with segments, and in some of them steps that sum to L_T."""
+    parts: Parts = draw(responses)
+    segments = np.cumsum(draw(st.lists(st.integers(0, 1), min_size=len(parts), max_size=len(parts))))
+    steps: list[float] = []
+    for student, teacher in parts:
+        first = [draw(logps) for _ in student[1:]] if draw(st.booleans()) else [NAN] * (len(student) - 1)
+        steps += [*first, sum(teacher) - sum(first)]
+    known = chunks_of(*parts, segments=segments.tolist(), steps=steps)
+    holes = np.isnan(np.bincount(known.chunk_of, known.step_logp))[known.chunk_of]
+    return replace(known, step_logp=np.where(holes, NAN, known.step_logp))
+
+
+any_chunks = st.composite(drawn)()
+
+
 @pytest.mark.parametrize("rule", SHARING)
-@given(parts=responses)
-def test_sharing_rules_conserve_the_budget(rule: str, parts: list[tuple[list[float], list[float]]]) -> None:
-    chunks = chunks_of(*parts)
+@given(chunks=any_chunks)
+def test_sharing_rules_conserve_the_budget(rule: str, chunks: Chunks) -> None:
     shared = np.bincount(chunks.chunk_of, CREDITS[rule](chunks))
-    scale = np.abs(chunks.student_sum) + np.abs(chunks.teacher_sum)
+    steps = np.bincount(chunks.chunk_of, np.nan_to_num(np.abs(chunks.step_logp)))
+    scale = np.abs(chunks.student_sum) + np.abs(chunks.teacher_sum) + steps
     assert np.all(np.abs(shared - chunks.budget) <= 1e-14 * 6 * scale)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(one=any_chunks, other=any_chunks)
+def test_responses_one_behind_the_other_have_the_credits_they_have_alone(
+    rule: str, one: Chunks, other: Chunks
+) -> None:
+    shift = {"chunk_of": len(one.num_student), "segment_of": int(one.segment_of[-1]) + 2}
+    both = Chunks(
+        **{
+            field.name: np.concatenate(
+                [getattr(one, field.name), getattr(other, field.name) + shift.get(field.name, 0)]
+            )
+            for field in fields(Chunks)
+        }
+    )
+    alone = np.concatenate([CREDITS[rule](one), CREDITS[rule](other)])
+    assert CREDITS[rule](both).tobytes() == alone.tobytes()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@given(parts=responses, known=st.booleans())
+def test_a_student_that_is_the_teacher_has_no_credit(rule: str, parts: Parts, known: bool) -> None:
+    same = [(student, [sum(np.array(student))]) for student, _ in parts]
+    chunks = chunks_of(*same, segments=[0] * len(same), steps=[p for s, _ in same for p in s])
+    chunks = replace(chunks, teacher_sum=chunks.student_sum)
+    if not known:
+        chunks = replace(chunks, step_logp=np.full(len(chunks.logp), NAN))
+    assert not CREDITS[rule](chunks).any()
+
+
+@given(chunks=any_chunks)
+def test_segment_by_its_definition(chunks: Chunks) -> None:
+    segments = chunks.segment_of.tolist()
+    budget = chunks.budget
+    for token, chunk in enumerate(chunks.chunk_of.tolist()):
+        behind = [d for d, s in zip(budget[chunk:], segments[chunk:], strict=True) if s == segments[chunk]]
+        assert CREDITS["segment"](chunks)[token] == pytest.approx(sum(behind), rel=1e-12, abs=1e-12)
+
+
+@given(chunks=any_chunks)
+def test_marginal_rtg_by_its_definition(chunks: Chunks) -> None:
+    for token, (chunk, step) in enumerate(zip(chunks.chunk_of.tolist(), chunks.step_logp, strict=True)):
+        inside = np.flatnonzero(chunks.chunk_of == chunk)
+        rest = inside[inside >= token]
+        if np.isnan(step):
+            wanted = chunks.budget[chunk]
+        else:
+            wanted = float((chunks.step_logp[rest] - chunks.logp[rest]).sum())
+        assert CREDITS["marginal_rtg"](chunks)[token] == pytest.approx(wanted, rel=1e-9, abs=1e-9)
 
 
 @given(parts=responses)

@@ -166,6 +166,7 @@ USER = {"role": "user", "content": "a"}
     ("row", "problem"),
     [
         ('{"prompt": "a"', "got broken JSON (Expecting ',' delimiter at column "),
+        ('{"prompt": ' + 5000 * "7" + "}", "got JSON that cannot be read (Exceeds the limit (4300 digits)"),
         ([1], "got [1], expected an object"),
         ("null", "got null, expected an object"),
         ({"text": "a"}, "got the fields 'text', expected 'prompt' (text) or 'messages' (a list)"),

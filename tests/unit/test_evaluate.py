@@ -24,6 +24,7 @@ from dragoman.render import Renderer
 from dragoman.rollout import Sampler, Sampling
 from dragoman.supervise import CREDITS, SampledSettings
 from dragoman.teach import InProcessTeacher
+from dragoman.text.pair import PairTables
 from dragoman.types import (
     DropReason,
     Message,
@@ -245,7 +246,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def pipeline_of(student: Path, teacher: Path, stop_strings: tuple[str, ...] = ()) -> Pipeline:
     side = StudentConfig(model=str(student))
     other = TeacherConfig(model=str(teacher))
-    renderer = Renderer.from_config(side)
+    renderer, teacher_side = Renderer.from_config(side), Renderer.from_config(other)
     return Pipeline(
         student=renderer,
         engine=Sampler(
@@ -253,8 +254,12 @@ def pipeline_of(student: Path, teacher: Path, stop_strings: tuple[str, ...] = ()
             renderer,
             Sampling(max_new_tokens=16, batch_size=4, stop_strings=stop_strings),
         ),
-        teacher=InProcessTeacher(load_model(other), Renderer.from_config(other), other),
-        supervise=supervisor(get_method("chunk"), MethodConfig()),
+        teacher=InProcessTeacher(load_model(other), teacher_side, other),
+        supervise=supervisor(
+            get_method("chunk"),
+            MethodConfig(),
+            PairTables(renderer.tokenization, teacher_side.tokenization),
+        ),
     )
 
 

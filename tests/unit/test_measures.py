@@ -11,6 +11,8 @@ import pytest
 
 from dragoman.evaluate import measure
 from dragoman.observe import Ratio, Record
+from dragoman.pipeline import refused
+from dragoman.supervise import supervise_answer
 from dragoman.types import ChunkKind, StopReason
 from recorded import STUDENT, STUDENT_LOGP, TEACHER, TEACHER_LOGP, record_of
 
@@ -56,6 +58,33 @@ def test_a_teacher_whose_context_ended_before_the_stop() -> None:
     assert ratios["stop_probability/teacher"] == Ratio(0.0, 0)
     assert ratios["stop_probability/student"].denominator == 1
     assert "stop_mass/teacher" not in ratios
+
+
+def test_a_teacher_that_is_not_shown_the_stop_has_no_probability_of_it() -> None:
+    """What follows a call that was dropped is dropped with it: the teacher's last token is no stop."""
+    record = record_of(STUDENT, STUDENT_LOGP, TEACHER[:-1], (-2.0, -1.0))
+    ratios = measure(with_stop_masses(record, (0.1, 0.2, 0.3, 0.4, 0.5), (0.1, 0.3))).ratios
+    assert ratios["stop_probability/teacher"] == Ratio(0.0, 0)
+    assert ratios["stop_probability/student"].denominator == 1
+    # it went on at both of its places: (.1 + .3) / 2
+    assert ratios["stop_mass/teacher"].denominator == 2
+    assert ratios["stop_mass/teacher"].value == pytest.approx(0.2)
+    assert ratios["stop_mass/student"].denominator == 4
+
+
+def test_a_turn_the_teacher_refuses_counts_against_coverage() -> None:
+    good = record_of(STUDENT, STUDENT_LOGP, TEACHER, TEACHER_LOGP)
+    lost = Record(rollout=good.rollout, supervision=refused(good.rollout), step=1)
+    assert measure(lost).ratios["coverage"] == Ratio(0, 5)
+    # five tokens with a signal and five without
+    assert measure(good).merge(measure(lost)).values()["coverage"] == 0.5
+    assert "kl_per_byte" not in measure(lost).ratios
+
+
+def test_answers_that_are_not_scored_have_no_coverage() -> None:
+    rollout = replace(record_of(STUDENT, STUDENT_LOGP, TEACHER, TEACHER_LOGP).rollout, behaviour_logp=None)
+    answer = Record(rollout=rollout, supervision=supervise_answer(rollout), step=1)
+    assert "coverage" not in measure(answer).ratios
 
 
 @pytest.mark.parametrize("reason", list(StopReason))

@@ -87,6 +87,7 @@ def rollouts(draw: st.DrawFn) -> Rollout:
         behaviour_logp=draw(floats),
         entropy=draw(floats),
         stop_logp=draw(floats),
+        reference_logp=draw(floats),
         temperature=draw(st.floats(0.01, 10)),
         stop=draw(st.sampled_from(StopReason)),
         policy_version=draw(st.integers(0, 99)),
@@ -106,6 +107,7 @@ def teacher_scores(draw: st.DrawFn, size: int) -> TeacherScores:
         topk_ids=draw(st.none() | hnp.arrays(np.int32, shape)),
         topk_logp=draw(st.none() | hnp.arrays(np.float32, shape, elements=FLOATS)),
         stop_logp=draw(st.none() | hnp.arrays(np.float32, size, elements=FLOATS)),
+        reference_logp=draw(st.none() | hnp.arrays(np.float32, size, elements=FLOATS)),
     )
 
 
@@ -202,6 +204,7 @@ def test_layout(tmp_path: Path) -> None:
             "logp": [-0.10000000149011612, None, -2.0, "-inf"],
             "entropy": None,
             "stop_logp": [-4.0, None, "-inf", 0.0],
+            "reference_logp": None,
         },
         "teacher": {
             "name": "t",
@@ -220,6 +223,7 @@ def test_layout(tmp_path: Path) -> None:
             "topk_ids": None,
             "topk_logp": None,
             "stop_logp": None,
+            "reference_logp": None,
         },
         "chunks": [[0, 3, 0, 1, "n:1"], [3, 4, 1, 2, "event"]],
         "supervision": None,

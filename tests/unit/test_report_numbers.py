@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 from dragoman.cli.align import align
 from dragoman.observe import Record, write_records
 from dragoman.report import chunk_numbers
+from dragoman.report.numbers import numbers_table
 from dragoman.types import (
     Alignment,
     ChunkKind,
@@ -89,6 +91,27 @@ def test_numbers_by_chunk(record: Record) -> None:
     }
     assert (last["reason"], last["p"], last["advantage"]) == ("non_finite", -2.0, [None])
     assert np.isnan(last["t"])
+
+
+@pytest.mark.parametrize(
+    ("credits", "shown"),
+    [
+        ((0.75, 0.75, 0.75), "0.750"),  # a chunk's tokens that are all alike are said once
+        ((0.75, -0.5, 0.75), "0.750 −0.500 0.750"),  # else one stands for each token
+    ],
+)
+def test_equal_advantages_in_the_table(record: Record, credits: tuple[float, ...], shown: str) -> None:
+    assert record.supervision is not None and record.alignment is not None
+    supervision = replace(
+        record.supervision,
+        weight=np.ones(3, np.float32),
+        reason=np.zeros(3, np.uint8),
+        credit=np.array(credits, np.float32),
+    )
+    one = replace(record.alignment, student_bounds=np.array([0, 3, 3]))
+    table = numbers_table(replace(record, alignment=one, supervision=supervision))
+    column = next(column for column in table.columns if column.header == "advantage")
+    assert next(iter(column.cells)) == shown
 
 
 def call(*arguments: str) -> Any:

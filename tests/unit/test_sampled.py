@@ -12,7 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.alignment import align
-from dragoman.supervise import CREDITS, Guard, SampledSettings, supervise_answer, supervise_sampled
+from dragoman.supervise import (
+    CREDITS,
+    Boundaries,
+    Guard,
+    SampledSettings,
+    supervise_answer,
+    supervise_sampled,
+)
 from dragoman.supervise.sampled import chunk_sums
 from dragoman.types import (
     ChunkKind,
@@ -32,6 +39,9 @@ Pieces = Sequence[bytes | Event]
 
 STOP, CONTROL = Event.STOP, Event.CONTROL
 CHUNK = SampledSettings(credit=CREDITS["chunk"])
+RULES = sorted(CREDITS.keys() - {"marginal", "marginal_rtg"})
+"""Rules that need no tables of a pair."""
+ALL_HARD = Boundaries(None)
 NAN = float("nan")
 
 # |Hel|lo| wor|ld|stop| meets |Hello| world|stop|: chunks 2:1, 2:1, event.
@@ -132,9 +142,11 @@ def test_a_response_that_is_only_a_stop() -> None:
 
 
 @pytest.mark.parametrize("guard", list(Guard))
-@pytest.mark.parametrize("rule", sorted(CREDITS))
+@pytest.mark.parametrize("rule", RULES)
 def test_a_response_without_tokens(rule: str, guard: Guard) -> None:
-    settings = SampledSettings(credit=CREDITS[rule], guard=guard, clamp=1.0, max_chunk_tokens=1)
+    settings = SampledSettings(
+        credit=CREDITS[rule], guard=guard, clamp=1.0, max_chunk_tokens=1, boundaries=ALL_HARD
+    )
     supervision = supervise([], [], [], [], settings=settings)
     assert (credit_of(supervision), supervision.weight.tolist(), supervision.dropped) == ([], [], {})
     assert supervision.num_clamped == 0
@@ -188,7 +200,8 @@ def test_one_bad_chunk_of_each_kind(expected: DropReason, supervision: Callable[
 
 def test_every_reason_has_a_case() -> None:
     # A refused conversation has no chunks (test_pipeline).
-    assert {reason for reason, _ in BAD_CHUNKS} == set(DropReason) - {DropReason.NONE, DropReason.REFUSED}
+    elsewhere = {DropReason.NONE, DropReason.REFUSED, DropReason.NO_ROW}
+    assert {reason for reason, _ in BAD_CHUNKS} == set(DropReason) - elsewhere
 
 
 def test_normalised_chunks_have_signal_unless_masked() -> None:
@@ -207,12 +220,12 @@ def test_a_missing_value_costs_its_whole_chunk_and_no_other() -> None:
     assert supervision.weight.tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("rule", sorted(CREDITS))
+@pytest.mark.parametrize("rule", RULES)
 def test_a_missing_value_in_a_longer_chunk_is_never_zero(rule: str) -> None:
     # Were NaN read as 0, the chunk would look more certain than it is: D = -1 + 0 - (-2) = 1
     supervision = supervise(
         [b"ab", b"c"], [-2.0, -2.0], [b"a", b"b", b"c"], [-1.0, NAN, -0.5],
-        settings=SampledSettings(credit=CREDITS[rule]),
+        settings=SampledSettings(credit=CREDITS[rule], boundaries=ALL_HARD),
     )  # fmt: skip
     assert supervision.weight.tolist() == [0.0, 1.0]
     assert credit_of(supervision) == [0.0, 1.5]
@@ -329,7 +342,8 @@ def supervisions(draw: st.DrawFn) -> tuple[Supervision, SampledSettings]:
 
     student, teacher = side(), side()
     settings = SampledSettings(
-        credit=CREDITS[draw(st.sampled_from(sorted(CREDITS)))],
+        credit=CREDITS[draw(st.sampled_from(RULES))],
+        boundaries=Boundaries([b"a", b"b", b"abc", b"ef"]),
         guard=draw(st.sampled_from(list(Guard))),
         clamp=draw(st.sampled_from([None, 2.0])),
         max_chunk_tokens=draw(st.sampled_from([None, 2])),

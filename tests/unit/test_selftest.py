@@ -124,6 +124,17 @@ class BatchMatters(Sound):
         return super().values(view, index, count) - 0.5 * (count == 1)
 
 
+class PaddingMatters(Sound):
+    """Values of a text that is padded to more than twice its length: positions counted from the padding."""
+
+    def score(self, views: Sequence[TeacherView]) -> list[TeacherScores]:
+        self.width = max(len(view.ids) for view in views)
+        return super().score(views)
+
+    def values(self, view: TeacherView, index: int, count: int) -> np.ndarray:
+        return super().values(view, index, count) - 0.5 * (self.width > 2 * len(view.ids))
+
+
 class CacheMatters(Sound):
     """What was asked before comes back with other values."""
 
@@ -184,6 +195,7 @@ DEFECTS: dict[type[Sound], str] = {
     ShiftedEarly: "realised",
     OrderMatters: "order",
     BatchMatters: "batch",
+    PaddingMatters: "batch",
     CacheMatters: "repeated",
     MissingIsZero: "logarithms",
     Probabilities: "logarithms",
@@ -268,6 +280,14 @@ def test_a_teacher_that_only_scores_is_not_failed_for_it(sides: Sides, tested: T
     assert found.check("row").passed is None
     assert found.check("greedy").passed is None
     assert found.check("known answer").passed is True
+
+
+def test_the_padding_is_named(sides: Sides, tested: Test) -> None:
+    check = tested(PaddingMatters(sides.teacher)).check("batch")
+    assert check.worst == pytest.approx(0.5, abs=1e-6)
+    assert check.detail == "asked beside a much longer text: values differ by up to 0.5 nats"
+    sound = tested(Sound(sides.teacher)).check("batch")
+    assert sound.detail == "asked alone and beside a much longer text: values differ by up to 0 nats"
 
 
 def test_differences_within_the_tolerance_pass(sides: Sides) -> None:

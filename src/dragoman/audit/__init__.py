@@ -7,7 +7,7 @@ full half is `dragoman.audit.pair`.
 from __future__ import annotations
 
 from dragoman.audit.facts import MappingAudit
-from dragoman.audit.gate import require_safe
+from dragoman.audit.gate import is_gated, require_safe
 from dragoman.audit.mapping import audit_mapping
 from dragoman.audit.result import Audit, Problem, Severity
 from dragoman.audit.verdict import mapping_problems, verdict
@@ -18,6 +18,7 @@ __all__ = [
     "Problem",
     "Severity",
     "audit_mapping",
+    "is_gated",
     "mapping_problems",
     "require_safe",
     "verdict",

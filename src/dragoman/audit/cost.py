@@ -18,9 +18,11 @@ import torch
 from dragoman.audit.mass import NUM_LIKELY
 from dragoman.audit.pair_facts import Cost
 from dragoman.config import Config
+from dragoman.methods import Writer, get_method
 from dragoman.models import TokenScorer, model_size
-from dragoman.models.loading import ModelSize
-from dragoman.observe import Record, transformer_flops
+from dragoman.models.flops import pass_flops, student_lengths, teacher_lengths
+from dragoman.models.loading import ModelSize, causal_lm
+from dragoman.observe import Record
 from dragoman.padding import right_padded
 from dragoman.types import Event
 
@@ -31,8 +33,11 @@ NUM_UPDATED = 3
 """Responses in the backward pass that is timed."""
 _BYTES_A_UNIT = 17
 """Activation bytes a token, layer and hidden unit, for each byte of an activation: 34 / 2."""
-_LOGIT_COPIES = 3
+_SLICE_COPIES = 3
 """Logits of a slice, their probabilities, and a gradient, in float32."""
+_BATCH_COPIES = {"student": 5, "teacher": 3}
+"""Logits of a whole batch where a model does more to them than a linear head: as they are, two of what is
+done to them, those picked out, and a gradient; without one, an intermediate is gone when the next is made."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,10 +65,10 @@ def time_update(
     tensors = [torch.from_numpy(array).to(device) for array in arrays]
     scorer = TokenScorer(model, stop_ids, logit_slice=slice_, topk=NUM_LIKELY)
     scorer.train()
-    start = time.perf_counter()
+    start = seconds_when_done(device)
     scores = scorer(*tensors)
     scores.logp.mean().backward()
-    seconds = time.perf_counter() - start
+    seconds = seconds_when_done(device) - start
     scorer.eval()
     model.zero_grad(set_to_none=True)
     return Update(
@@ -74,16 +79,11 @@ def time_update(
     )
 
 
-def pass_flops(size: ModelSize, lengths: np.ndarray, *, backward: bool = False) -> int:
-    """Operations of one pass over sequences of these lengths."""
-    return transformer_flops(
-        num_parameters=size.num_parameters,
-        num_layers=size.num_layers,
-        hidden_size=size.hidden_size,
-        num_tokens=int(lengths.sum()),
-        sum_squared_lengths=int((lengths.astype(np.int64) ** 2).sum()),
-        backward=backward,
-    )
+def seconds_when_done(device: torch.device) -> float:
+    """The clock once a device has done all it was asked to; an accelerator works on by itself."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
 
 
 def estimate_cost(
@@ -97,27 +97,29 @@ def estimate_cost(
     """A step as configured, with every response as long as allowed.
 
     `seconds` are those of the stages `rollout` and `teacher` over the records. A stage of the step takes its
-    operations over the speed measured; the optimiser's own pass over the weights is not counted.
+    operations over the speed measured, sampling by the teacher at that at which the student was seen to
+    sample; the optimiser's own pass over the weights is not counted.
     """
+    method = get_method(config.method.name)
+    by_teacher = method.writer is Writer.TEACHER
     student, teacher = map(model_size, models)
-    lengths_s = np.array([len(r.rollout.context_ids) + len(r.rollout.completion) for r in records])
-    lengths_t = np.array([len(r.view.ids) for r in records if r.view is not None])
-    contexts = [
-        float(np.mean([len(r.rollout.context_ids) for r in records])),
-        float(np.mean([r.view.start for r in records if r.view is not None])),
-    ]
+    context_s = float(np.mean([len(r.rollout.context_ids) for r in records]))
+    context_t = float(np.mean([r.view.start for r in records if r.view is not None]))
+    # The limit is on the tokens of the side that writes.
     longest = config.rollout.max_new_tokens
-    length_s, length_t = round(contexts[0] + longest), round(contexts[1] + longest * inflation)
+    length_s = round(context_s + (longest / inflation if by_teacher else longest))
+    length_t = round(context_t + (longest if by_teacher else longest * inflation))
     rollouts = config.train.prompts_per_step * config.rollout.samples_per_prompt
     full_s, full_t = np.full(rollouts, length_s), np.full(rollouts, length_t)
+    written = pass_flops(teacher, full_t) if by_teacher else pass_flops(student, full_s)
     flops = {
-        "rollout": pass_flops(student, full_s),
-        "teacher": pass_flops(teacher, full_t),
+        "rollout": 0 if config.rollout.engine == "replay" else written,
+        "teacher": 0 if method.level is None else pass_flops(teacher, full_t),
         "update": config.train.epochs * pass_flops(student, full_s, backward=True),
     }
     speeds = {
-        "rollout": pass_flops(student, lengths_s) / seconds["rollout"],
-        "teacher": pass_flops(teacher, lengths_t) / seconds["teacher"],
+        "rollout": pass_flops(student, student_lengths(records)) / seconds["rollout"],
+        "teacher": pass_flops(teacher, teacher_lengths(records)) / seconds["teacher"],
         "update": pass_flops(student, update.lengths, backward=True) / update.seconds,
     }
     return Cost(
@@ -126,7 +128,7 @@ def estimate_cost(
         teacher_length=length_t,
         flops=flops,
         seconds={stage: flops[stage] / speeds[stage] for stage in flops},
-        memory_bytes=_memory(config, models, student, length_s, rollouts),
+        memory_bytes=_memory(config, models, student, (length_s, length_t), rollouts),
         available_bytes=_available(models[0]),
         speeds=speeds,
     )
@@ -136,26 +138,40 @@ def _memory(
     config: Config,
     models: tuple[PreTrainedModel, PreTrainedModel],
     size: ModelSize,
-    length: int,
+    lengths: tuple[int, int],
     rollouts: int,
 ) -> dict[str, int]:
     weights = [sum(p.numel() * p.element_size() for p in model.parameters()) for model in models]
     trained = sum(p.numel() * p.element_size() for p in models[0].parameters() if p.requires_grad)
     element = next(models[0].parameters()).element_size()
-    tokens = min(max(config.train.micro_batch_tokens, length), rollouts * length)
-    units = 1 if config.student.gradient_checkpointing else _BYTES_A_UNIT
-    slices = [
-        config.train.logit_slice * models[0].get_output_embeddings().weight.shape[0],
-        config.teacher.logit_slice * models[1].get_output_embeddings().weight.shape[0],
+    budgets = (config.train.micro_batch_tokens, config.teacher.batch_tokens)
+    tokens = [
+        min(max(budget, length), rollouts * length) for budget, length in zip(budgets, lengths, strict=True)
     ]
+    units = 1 if config.student.gradient_checkpointing else _BYTES_A_UNIT
+    logits = (
+        _logits(models[0], tokens[0], config.train.logit_slice, _BATCH_COPIES["student"]),
+        _logits(models[1], tokens[1], config.teacher.logit_slice, _BATCH_COPIES["teacher"]),
+    )
     return {
         "student weights": weights[0],
         "gradients": trained,
         "AdamW moments": 2 * trained,
         "teacher weights": weights[1],
-        "activations": tokens * size.num_layers * size.hidden_size * units * element,
-        "logit slice": _LOGIT_COPIES * 4 * max(slices),
+        "activations": tokens[0] * size.num_layers * size.hidden_size * units * element,
+        "logits": max(logits),
     }
+
+
+def _logits(model: PreTrainedModel, tokens: int, slice_: int, copies: int) -> int:
+    """Bytes of logits while a batch of so many tokens is scored, a slice of positions at a time; of the whole
+    batch first where the model makes them all at once."""
+    head = causal_lm(model).get_output_embeddings().weight
+    num_ids, element = int(head.shape[0]), int(head.element_size())
+    parts = _SLICE_COPIES * 4 * slice_ * num_ids
+    if TokenScorer(model, (), logit_slice=slice_).has_plain_head:
+        return parts
+    return copies * element * tokens * num_ids + parts
 
 
 def _available(model: PreTrainedModel) -> int:

@@ -80,6 +80,8 @@ class Figures:
     kinds: tuple[KindCount, ...]
     reasons: Mapping[str, int]
     """Student tokens in no comparable chunk, by reason."""
+    left_out: int = 0
+    """Texts that count nowhere here, as no response could be them: they spell a stop token of a side."""
 
     @property
     def coverage(self) -> float:
@@ -116,7 +118,7 @@ class TemplateRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """A prompt or text that one side cannot take."""
+    """A prompt that one side cannot take."""
 
     key: str
     side: str
@@ -137,6 +139,8 @@ class ContextNeed:
     """`max_new_tokens` of the student in teacher tokens, by the inflation found."""
     student_limit: int | None
     teacher_limit: int | None
+    num_without_room: int
+    """Prompts after which the teacher's limit leaves no room for a single token."""
 
     @property
     def student_need(self) -> int:
@@ -171,5 +175,5 @@ class MappingAudit:
 
     @property
     def judged(self) -> Figures:
-        """The figures that decide: those of the prompts where there are any."""
-        return self.own or self.total
+        """The figures that decide: those of the prompts where there are any and some could be taken."""
+        return self.own if self.own is not None and self.own.num_texts else self.total

@@ -6,6 +6,13 @@ from dragoman.audit.facts import MappingAudit
 from dragoman.audit.result import Problem, Severity
 from dragoman.audit.verdict import mapping_problems
 from dragoman.errors import TrainingError
+from dragoman.methods import Method
+
+
+def is_gated(method: Method) -> bool:
+    """Whether a run with a method depends on what the mapping makes of a pair. Answers that are imitated are
+    compared with nothing, so neither coverage nor the teacher's context is in their way."""
+    return method.level is not None
 
 
 def require_safe(mapping: MappingAudit, min_coverage: float) -> tuple[Problem, ...]:

@@ -34,17 +34,20 @@ def audit_mapping(
     """What the mapping makes of a pair, before any weights are read.
 
     `texts` (default: the built-in ones) and the words of up to 256 of the `prompts` are taken as responses
-    of the student, and go through the same view and alignment as in training. Limits are the longest
-    conversations of either side, in its tokens; None where they are not known.
+    of the student, and go through the same view and alignment as in training; one that no response could
+    be, as it spells a stop token of a side, is left out and counted. All of the prompts are rendered by both
+    sides, for their lengths and for what a template refuses. Limits are the longest conversations of either
+    side, in its tokens; None where they are not known.
     """
-    looked_at = [prompt.until_last_turn() for prompt in _spread(prompts)]
+    asked = [prompt.until_last_turn() for prompt in prompts]
     refusals: list[Refusal] = []
-    mapper = _Mapper(student, teacher, refusals)
-    built_in = {name: mapper.mapped(name, text) for name, text in (texts or TEXTS).items()}
-    own = [mapper.mapped(prompt.key, _words(prompt)) for prompt in looked_at]
-    total = figures_of("all built-in texts", [one for found in built_in.values() for one in found])
-    of_prompts = figures_of("the prompts", [one for found in own for one in found]) if looked_at else None
-    of_texts = tuple(figures_of(name, found) for name, found in built_in.items())
+    mapper = _Mapper(student, teacher)
+    built_in = {name: [mapper.mapped(text)] for name, text in (texts or TEXTS).items()}
+    own = [mapper.mapped(_words(prompt)) for prompt in _spread(asked)]
+    total = _figures("all built-in texts", [one for found in built_in.values() for one in found])
+    of_prompts = _figures("the prompts", own) if asked else None
+    of_texts = tuple(_figures(name, found) for name, found in built_in.items())
+    longest_of = (of_prompts,) if of_prompts is not None and of_prompts.num_texts else of_texts
     return MappingAudit(
         student=side_facts(student),
         teacher=side_facts(teacher),
@@ -58,9 +61,9 @@ def audit_mapping(
         context=_context(
             student,
             teacher,
-            looked_at or PROMPTS,
+            asked or PROMPTS,
             refusals,
-            inflation=_most_inflation([of_prompts] if of_prompts is not None else of_texts),
+            inflation=_most_inflation(longest_of),
             max_new_tokens=max_new_tokens,
             limits=(student_limit, teacher_limit),
         ),
@@ -71,27 +74,24 @@ def audit_mapping(
 class _Mapper:
     """Takes texts as responses of the student to one question."""
 
-    def __init__(self, student: Renderer, teacher: Renderer, refusals: list[Refusal]) -> None:
+    def __init__(self, student: Renderer, teacher: Renderer) -> None:
         self._student = student
         self._teacher = teacher
-        self._refusals = refusals
         self._context = student.context_ids(_ASKED)
         self._keep_ids = student.tokenization.same_ids_as(teacher.tokenization)
 
-    def mapped(self, name: str, text: str) -> list[Mapped]:
-        """The text on both sides; nothing, and a refusal, where one of them cannot take it."""
-        for side, renderer in (("student", self._student), ("teacher", self._teacher)):
-            try:
-                renderer.completion(text.encode(), StopReason.LENGTH)
-            except RenderError as error:
-                self._refusals.append(Refusal(key=name, side=side, message=str(error)))
-                return []
-        return [self._aligned(text.encode(), StopReason.LENGTH)]
+    def mapped(self, text: str) -> Mapped | None:
+        """The text on both sides; None where a side cannot take it as a response."""
+        try:
+            return self._aligned(text.encode(), StopReason.LENGTH)
+        except RenderError:
+            return None
 
     def stop_maps(self) -> bool:
-        """Whether the stop behind an answer is a chunk of its own with the teacher's."""
-        found = self._aligned(b"Yes.", StopReason.STOP).alignment
-        return bool(found.kind[-1] == ChunkKind.EVENT)
+        """Whether the stop behind an answer is a chunk of its own with the teacher's. The answer has no
+        words, so that none of them can be a stop token."""
+        found = self._aligned(b"", StopReason.STOP).alignment
+        return bool(len(found.kind)) and bool(found.kind[-1] == ChunkKind.EVENT)
 
     def _aligned(self, data: bytes, stop: StopReason) -> Mapped:
         completion = self._student.completion(data, stop)
@@ -113,6 +113,11 @@ class _Mapper:
         )
 
 
+def _figures(name: str, found: Sequence[Mapped | None]) -> Figures:
+    mapped = [one for one in found if one is not None]
+    return figures_of(name, mapped, left_out=len(found) - len(mapped))
+
+
 def _context(
     student: Renderer,
     teacher: Renderer,
@@ -123,16 +128,20 @@ def _context(
     max_new_tokens: int,
     limits: tuple[int | None, int | None],
 ) -> ContextNeed:
+    """The lengths of the prompts' contexts; a prompt that a side refuses goes to `refusals`."""
     sizes: dict[str, list[int]] = {"student": [0], "teacher": [0]}
-    longest = ""
+    longest, num_without_room = "", 0
     for prompt in prompts:
         for side, renderer in (("student", student), ("teacher", teacher)):
             try:
                 size = len(renderer.context_ids(prompt))
-                longest = prompt.key if side == "teacher" and size > max(sizes[side]) else longest
-                sizes[side].append(size)
             except RenderError as error:
                 refusals.append(Refusal(key=prompt.key, side=side, message=str(error)))
+                continue
+            if side == "teacher":
+                longest = prompt.key if size > max(sizes[side]) else longest
+                num_without_room += limits[1] is not None and size >= limits[1]
+            sizes[side].append(size)
     return ContextNeed(
         num_prompts=len(prompts),
         max_new_tokens=max_new_tokens,
@@ -142,6 +151,7 @@ def _context(
         teacher_response=math.ceil(max_new_tokens * inflation),
         student_limit=limits[0],
         teacher_limit=limits[1],
+        num_without_room=num_without_room,
     )
 
 

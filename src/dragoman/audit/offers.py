@@ -9,55 +9,74 @@ from dataclasses import replace
 from dragoman.audit.pair_facts import MethodRow
 from dragoman.config import Config, MethodConfig
 from dragoman.errors import CapabilityError
-from dragoman.methods import Method, Writer, methods
+from dragoman.methods import Method, Writer, methods, remedy
 from dragoman.observe import Record
 from dragoman.pipeline import supervisor
+from dragoman.text.pair import PairTables
 from dragoman.types import TeacherCaps, TeacherLevel
 
 SECTION = "method."
 
 
-def method_rows(config: Config, caps: TeacherCaps, records: Sequence[Record]) -> tuple[MethodRow, ...]:
-    """One row a method. `caps` are those of a teacher that was asked for its most likely tokens, which the
-    run's own may not be (`teacher.topk`)."""
-    if not config.teacher.topk and caps.level is TeacherLevel.TOPK:
-        caps = replace(caps, level=TeacherLevel.REALISED)
-    return tuple(_row(config, method, caps, records) for method in methods().values())
+def method_rows(
+    config: Config, caps: TeacherCaps, records: Sequence[Record], tables: PairTables
+) -> tuple[MethodRow, ...]:
+    """One row a method. `caps` are those of a teacher in this process, of which a run with that method may
+    ask for more or less than the audit did (`teacher.topk`)."""
+    return tuple(_row(config, method, caps, records, tables) for method in methods().values())
 
 
-def _row(config: Config, method: Method, caps: TeacherCaps, records: Sequence[Record]) -> MethodRow:
-    offered, remedy = True, ""
+def _row(
+    config: Config, method: Method, caps: TeacherCaps, records: Sequence[Record], tables: PairTables
+) -> MethodRow:
+    offered, change = True, ""
     try:
-        method.check(caps, config.teacher.model)
+        method.check(_caps_in_a_run(config, method, caps), config.teacher.model)
+        method.check_tokenizers(tables.student, tables.teacher)
     except CapabilityError:
         offered = False
-        is_topk = method.level is TeacherLevel.TOPK
-        remedy = "set teacher.topk, e.g. teacher.topk=16" if is_topk else "another teacher"
-    supervised, dropped = _supervised(config, method, records)
-    level = method.level
+        unequal = method.equal_tokenizers and not tables.same_ids
+        change = "equal tokenizers" if unequal or method.level is None else remedy(method.level)
+    supervised, dropped = _supervised(config, method, records, tables) if offered else (None, {})
     return MethodRow(
         name=method.name,
-        needs="answers of the teacher" if level is None else f"level {int(level)} ({level.name.lower()})",
+        needs=method.needs,
         offered=offered,
-        remedy=remedy,
+        remedy=change,
         supervised=supervised,
         dropped=dropped,
         configured=method.name == config.method.name,
     )
 
 
+def _caps_in_a_run(config: Config, method: Method, caps: TeacherCaps) -> TeacherCaps:
+    """What the teacher offers under the configuration, which the method's defaults complete."""
+    asked = config.teacher.topk
+    if method.name != config.method.name:
+        asked = method.defaults.get("teacher.topk", asked)
+    level = TeacherLevel.LOGITS if asked == "all" else TeacherLevel.TOPK if asked else TeacherLevel.REALISED
+    return replace(caps, level=level, has_reference=config.teacher.reference is not None)
+
+
 def _supervised(
-    config: Config, method: Method, records: Sequence[Record]
+    config: Config, method: Method, records: Sequence[Record], tables: PairTables
 ) -> tuple[float | None, dict[str, int]]:
-    """Share of sampled tokens with a signal under the method's own settings, and the rest by reason."""
-    supervise = supervisor(method, _settings(config, method))
+    """Share of sampled tokens with a signal under the method's own settings, and the rest by reason; None
+    where it takes more than the most likely tokens that the audit has asked for."""
+    if method.level is None or method.level > TeacherLevel.TOPK:
+        return None, {}
+    supervise = supervisor(method, _settings(config, method), tables)
     if supervise is None or method.writer is not Writer.STUDENT:
         return None, {}
     kept, tokens, dropped = 0, 0, Counter[str]()
     for record in records:
-        if record.scores is None or record.alignment is None:
+        if record.view is None or record.scores is None or record.alignment is None:
+            refusal = record.supervision
+            tokens += len(record.rollout.completion)
+            dropped.update(refusal.dropped if refusal is not None else {})
             continue
-        found = supervise(record.rollout, record.scores, record.alignment)
+        known = replace(record.scores, tokens=record.view.completion)
+        found = supervise(record.rollout, known, record.alignment)
         kept += int((found.weight > 0).sum())
         tokens += len(found.weight)
         dropped.update(found.dropped)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,18 +17,19 @@ from dragoman.audit.mass import NUM_LIKELY, SharedIds, side_mass
 from dragoman.audit.offers import method_rows
 from dragoman.audit.pair_facts import PairAudit, Sampled, SelfTestRow
 from dragoman.audit.texts import PROMPTS
-from dragoman.config import Config
-from dragoman.evaluate import Evaluation, measure, ratio_interval
+from dragoman.config import Config, MethodConfig
+from dragoman.evaluate import Evaluation, measure
 from dragoman.methods import get_method
 from dragoman.models import TokenScorer, load_model
 from dragoman.models.loading import load_student
-from dragoman.observe import Metrics, Ratio, Record
+from dragoman.observe import Metrics, Record
 from dragoman.pipeline import Pipeline, Stopwatch, supervisor
 from dragoman.render import Renderer
 from dragoman.rollout import RecordedEngine, Request, Sampler, Sampling
 from dragoman.teach import InProcessTeacher, LocalProbe, self_test
 from dragoman.teach.selftest import TOLERANCE
-from dragoman.types import Event, Prompt
+from dragoman.text.pair import PairTables
+from dragoman.types import Prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,17 +62,21 @@ def audit_pair(
     here is what a run then measures. The weights are not changed.
     """
     effort = effort or Effort()
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = device or torch.device("cpu")
     progress("loading the models")
     model = load_student(config.student, device=device, seed=effort.seed)
-    scored = config.teacher.model_copy(update={"topk": max(config.teacher.topk, NUM_LIKELY)})
+    likely = config.teacher.topk if config.teacher.topk != "all" else 0
+    scored = config.teacher.model_copy(update={"topk": max(likely, NUM_LIKELY)})
     in_process = InProcessTeacher(load_model(config.teacher).to(device), teacher, scored, student)
     progress("testing the teacher")
     exact = next(in_process.model.parameters()).dtype == torch.float32
     tested = self_test(LocalProbe(in_process), student, tolerance=EXACT_TOLERANCE if exact else TOLERANCE)
     progress("sampling and scoring")
-    records, watch = _records(config, model, student, in_process, prompts or PROMPTS, effort)
+    tables = PairTables(student.tokenization, teacher.tokenization)
+    records, watch = _records(config, model, tables, student, in_process, prompts or PROMPTS, effort)
     progress("timing an update")
     stops = sorted(student.tokenization.stop_ids)
     update = time_update(model, stops, records, config.train.logit_slice)
@@ -79,13 +86,13 @@ def audit_pair(
         sampled=sampled,
         student_mass=side_mass(shared.student, [(update.topk_ids, update.topk_logp)]),
         teacher_mass=side_mass(shared.teacher, _likely(records)),
-        methods=method_rows(config, in_process.caps, records),
+        methods=method_rows(config, in_process.caps, records, tables),
         self_test=tuple(
             SelfTestRow(name=one.name, passed=one.passed, detail=one.detail, worst=one.worst)
             for one in tested.checks
         ),
         cost=estimate_cost(
-            config, (model, in_process.model), records, watch.seconds, update, sampled.figures.inflation
+            config, (model, in_process.model), records, watch.seconds, update, sampled.inflation
         ),
     )
 
@@ -93,16 +100,19 @@ def audit_pair(
 def _records(
     config: Config,
     model: PreTrainedModel,
+    tables: PairTables,
     student: Renderer,
     teacher: InProcessTeacher,
     prompts: Sequence[Prompt],
     effort: Effort,
 ) -> tuple[list[Record], Stopwatch]:
+    """Responses as in training. Their supervision leaves out nothing by choice, so that a token without a
+    signal is one that could not be compared."""
     pipeline = Pipeline(
         student=student,
         engine=_engine(config, model, student, effort.max_new_tokens),
         teacher=teacher,
-        supervise=supervisor(get_method("chunk"), config.method),
+        supervise=supervisor(get_method("chunk"), MethodConfig(), tables),
     )
     order = np.random.default_rng(effort.seed).permutation(len(prompts))
     requests = [
@@ -124,6 +134,7 @@ def _engine(
 
 
 def _sampled(records: Sequence[Record]) -> Sampled:
+    """The figures of an evaluation of these records."""
     by_prompt: dict[str, Metrics] = {}
     for record in records:
         key = record.rollout.prompt.key
@@ -134,40 +145,33 @@ def _sampled(records: Sequence[Record]) -> Sampled:
         for r in records
         if r.view is not None and r.alignment is not None
     ]
-    inflations = [Ratio(len(one.teacher), len(one.student)) for one in mapped]
-    stops = _stop_probabilities(records)
-    entropy = found.value("entropy")
+    lost: Counter[str] = Counter()
+    for record in records:
+        lost.update(record.supervision.dropped if record.supervision is not None else {})
     return Sampled(
         figures=figures_of("the student's samples", mapped),
         num_prompts=len(by_prompt),
+        coverage=found.value("coverage"),
+        coverage_interval=found.interval("coverage"),
+        lost=dict(lost),
+        inflation=found.value("token_inflation"),
+        inflation_interval=found.interval("token_inflation"),
         noncanonical_rate=found.value("noncanonical_rate"),
         noncanonical_interval=found.interval("noncanonical_rate"),
-        inflation_interval=ratio_interval(inflations),
         stop_rate=found.value("stop_rate"),
         repetition=found.value("repetition"),
-        entropy=entropy if np.isfinite(entropy) else None,
+        entropy=_known(found.value("entropy")),
         kl_per_byte=found.value("kl_per_byte"),
         kl_interval=found.interval("kl_per_byte"),
         teacher_bits_per_byte=found.value("teacher_bits_per_byte"),
-        student_stop=stops[0],
-        teacher_stop=stops[1],
+        student_stop=_known(found.value("stop_probability/student")),
+        teacher_stop=_known(found.value("stop_probability/teacher")),
     )
 
 
-def _stop_probabilities(records: Sequence[Record]) -> tuple[float | None, float | None]:
-    """Geometric means of both sides' probability of an end where the student ended."""
-    student: list[float] = []
-    teacher: list[float] = []
-    for record in records:
-        rollout, view, scores = record.rollout, record.view, record.scores
-        if rollout.behaviour_logp is None or view is None or scores is None:
-            continue
-        student += rollout.behaviour_logp[rollout.completion.event == Event.STOP].tolist()
-        teacher += scores.logp[view.completion.event == Event.STOP].tolist()
-    return tuple(  # type: ignore[return-value]
-        float(np.exp(np.mean(values))) if values and np.isfinite(values).all() else None
-        for values in (student, teacher)
-    )
+def _known(value: float) -> float | None:
+    """A figure; None where nothing was counted."""
+    return value if math.isfinite(value) else None
 
 
 def _likely(records: Sequence[Record]) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -13,11 +13,18 @@ class Sampled:
     """What the student's own samples show: the figures training measures, on a few responses."""
 
     figures: Figures
+    """What the mapping makes of the responses that the teacher was shown."""
     num_prompts: int
+    coverage: float
+    """Student tokens in comparable chunks that both sides gave a value; none of a refused turn."""
+    coverage_interval: tuple[float, float]
+    """Intervals are 95 % bootstraps over the prompts; NaN where there is one prompt only."""
+    lost: Mapping[str, int]
+    """The other student tokens, by reason."""
+    inflation: float
+    inflation_interval: tuple[float, float]
     noncanonical_rate: float
     noncanonical_interval: tuple[float, float]
-    """Intervals are 95 % bootstraps over the prompts; NaN where there is one prompt only."""
-    inflation_interval: tuple[float, float]
     stop_rate: float
     repetition: float
     entropy: float | None
@@ -25,7 +32,8 @@ class Sampled:
     kl_interval: tuple[float, float]
     teacher_bits_per_byte: float
     student_stop: float | None
-    """Geometric mean of the probability of a stop where the student stopped."""
+    """Mean probability of a stop where the student stopped; None where it never did. The teacher's is that
+    of the stops it was shown."""
     teacher_stop: float | None
 
 

@@ -58,7 +58,6 @@ class Audit:
             "teacher_need": context.teacher_need,
         }
         if self.pair is not None:
-            values["pair"]["sampled"]["figures"] |= _derived(self.pair.sampled.figures)
             values["pair"]["cost"] |= {
                 "total_seconds": self.pair.cost.total_seconds,
                 "total_memory": self.pair.cost.total_memory,

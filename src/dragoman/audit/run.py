@@ -6,11 +6,19 @@ import time
 from collections.abc import Callable, Sequence
 
 from dragoman.assets import resolve
+from dragoman.audit.gate import is_gated
 from dragoman.audit.mapping import audit_mapping
 from dragoman.audit.pair_facts import PairAudit
 from dragoman.audit.result import Audit
-from dragoman.audit.verdict import MIN_COVERAGE, mapping_problems, pair_problems, verdict
-from dragoman.config import Config, ModelConfig
+from dragoman.audit.verdict import (
+    MIN_COVERAGE,
+    mapping_problems,
+    pair_problems,
+    refusal_problems,
+    verdict,
+)
+from dragoman.config import Config, ModelConfig, TeacherConfig
+from dragoman.methods import get_method
 from dragoman.render import Renderer
 from dragoman.types import Prompt
 
@@ -26,15 +34,14 @@ def run_audit(
 ) -> Audit:
     """Audit the pair of a configuration; `fast` leaves the weights alone.
 
-    Where a side refuses prompts, nothing can be sampled and the full half is left out too.
+    Where a side refuses prompts, nothing can be sampled and the full half is left out too. Refused prompts
+    stop a run of any method; the rest of the mapping and the coverage of the samples speak only against
+    methods that depend on them.
     """
     start = time.perf_counter()
     progress("reading the tokenizers")
     student = Renderer.from_config(config.student)
     teacher = Renderer.from_config(config.teacher)
-    limit = context_limit(config.teacher)
-    if config.teacher.max_length is not None:
-        limit = min(config.teacher.max_length, limit or config.teacher.max_length)
     progress("mapping texts")
     mapping = audit_mapping(
         student,
@@ -42,10 +49,11 @@ def run_audit(
         prompts,
         max_new_tokens=config.rollout.max_new_tokens,
         student_limit=context_limit(config.student),
-        teacher_limit=limit,
+        teacher_limit=context_limit(config.teacher),
     )
-    least = config.train.min_coverage or MIN_COVERAGE
-    problems = list(mapping_problems(mapping, least))
+    gated = is_gated(get_method(config.method.name))
+    least = (config.train.min_coverage or MIN_COVERAGE) if gated else 0.0
+    problems = list(mapping_problems(mapping, least) if gated else refusal_problems(mapping))
     pair: PairAudit | None = None
     if not fast and not mapping.refusals:
         from dragoman.audit.pair import Effort, audit_pair
@@ -63,14 +71,16 @@ def run_audit(
 
 
 def context_limit(model: ModelConfig) -> int | None:
-    """The longest conversation a model was made for, by its config alone; None where that does not say."""
+    """The longest conversation that is shown to a model: what it was made for, by its config alone, and of a
+    teacher no more than `max_length`; None where neither says."""
     from transformers import AutoConfig
 
+    limits: list[int | None] = [model.max_length if isinstance(model, TeacherConfig) else None]
     try:
         config = AutoConfig.from_pretrained(
             resolve(model.model), revision=model.revision, trust_remote_code=model.trust_remote_code
         )
+        limits.append(getattr(config.get_text_config(), "max_position_embeddings", None))
     except (OSError, ValueError):
-        return None
-    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return limit
+        pass  # a folder with a tokenizer alone says nothing of it
+    return min((limit for limit in limits if limit is not None), default=None)

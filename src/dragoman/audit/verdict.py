@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from dragoman.audit.facts import Figures, MappingAudit, SideFacts
+from dragoman.audit.facts import MappingAudit, SideFacts
 from dragoman.audit.pair_facts import PairAudit
 from dragoman.audit.result import Problem, Severity
 
@@ -28,9 +28,9 @@ def verdict(problems: Sequence[Problem]) -> str:
 def mapping_problems(mapping: MappingAudit, min_coverage: float = MIN_COVERAGE) -> tuple[Problem, ...]:
     """What speaks against training a pair, by its mapping alone."""
     return (
-        *_coverage(mapping.judged, min_coverage),
+        *_coverage(mapping.judged.name, mapping.judged.coverage, mapping.judged.reasons, min_coverage),
         *_stops(mapping),
-        *_refusals(mapping),
+        *refusal_problems(mapping),
         *_lengths(mapping),
         *_thinking(mapping),
         *_losses(mapping),
@@ -44,7 +44,7 @@ def pair_problems(
     """What speaks against it by what was sampled; `max_new_tokens` were allowed."""
     return (
         *_tests(pair),
-        *_coverage(pair.sampled.figures, min_coverage),
+        *_coverage(pair.sampled.figures.name, pair.sampled.coverage, pair.sampled.lost, min_coverage),
         *_methods(pair, min_coverage),
         *_samples(pair, max_new_tokens),
         *_memory(pair),
@@ -59,16 +59,16 @@ def _warning(what: str, change: str) -> Problem:
     return Problem(severity=Severity.WARNING, what=what, change=change)
 
 
-def _coverage(figures: Figures, least: float) -> list[Problem]:
-    if figures.coverage >= least:
+def _coverage(name: str, coverage: float, lost: Mapping[str, int], least: float) -> list[Problem]:
+    if not coverage < least:
         return []
-    reasons = ", ".join(f"{name} {count}" for name, count in figures.reasons.items())
+    reasons = ", ".join(f"{reason} {count}" for reason, count in lost.items())
     return [
         _error(
-            f"of {figures.name}, {figures.coverage:.1%} of the student's tokens can be compared, below "
+            f"of {name}, {coverage:.1%} of the student's tokens can be compared, below "
             f"{least:.0%} ({reasons})",
             "choose a teacher whose tokenizer keeps these texts; the losses are listed by side. If so little "
-            "signal is wanted, lower train.min_coverage",
+            "signal is wanted, set train.min_coverage to what you accept",
         )
     ]
 
@@ -84,14 +84,14 @@ def _stops(mapping: MappingAudit) -> list[Problem]:
     ]
 
 
-def _refusals(mapping: MappingAudit) -> list[Problem]:
+def refusal_problems(mapping: MappingAudit) -> list[Problem]:
+    """Prompts that a side's template refuses: with any method the run would end at them."""
     if not mapping.refusals:
         return []
-    first = mapping.refusals[0]
+    first, keys = mapping.refusals[0], {refusal.key for refusal in mapping.refusals}
     return [
         _error(
-            f"{len(mapping.refusals)} prompts or texts are refused; first {first.key!r} by the {first.side}: "
-            f"{first.message}",
+            f"{len(keys)} prompts are refused; first {first.key!r} by the {first.side}: {first.message}",
             f"change these conversations, set {first.side}.template=plain, or, if it is tools that the "
             f"template does not know, {first.side}.tools=text",
         )
@@ -114,10 +114,12 @@ def _lengths(mapping: MappingAudit) -> list[Problem]:
             f"{context.longest_prompt!r} and {context.teacher_response} for {context.max_new_tokens} of the "
             f"student), its context has {context.teacher_limit}: what lies beyond gets no signal"
         )
+        if context.num_without_room:
+            what += f"; {context.num_without_room} of {context.num_prompts} prompts leave it no room at all"
         change = (
             "lower rollout.max_new_tokens, shorten the prompts, or choose a teacher with a longer context"
         )
-        none_left = context.teacher_context >= context.teacher_limit
+        none_left = context.num_without_room == context.num_prompts
         found.append((_error if none_left else _warning)(what, change))
     return found
 
@@ -217,7 +219,7 @@ def _methods(pair: PairAudit, least: float) -> list[Problem]:
                     f"method {row.name!r} needs {row.needs}, which this teacher does not offer", row.remedy
                 )
             )
-        if row.supervised is not None and row.supervised < min(least, pair.sampled.figures.coverage):
+        if row.supervised is not None and row.supervised < min(least, pair.sampled.coverage):
             dropped = ", ".join(f"{name} {count}" for name, count in row.dropped.items())
             found.append(
                 _error(

@@ -14,6 +14,7 @@ from dragoman.cli.align import align
 from dragoman.cli.assets import assets
 from dragoman.cli.audit import audit
 from dragoman.cli.doctor import doctor
+from dragoman.cli.lab import lab
 from dragoman.cli.methods import methods
 from dragoman.cli.train import evaluate, train
 from dragoman.cli.view import view
@@ -34,7 +35,7 @@ def cli() -> None:
     """
 
 
-for command in (train, evaluate, audit, align, view, methods, doctor, assets):
+for command in (train, evaluate, audit, align, view, lab, methods, doctor, assets):
     cli.add_command(command)
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dragoman.config.loading import load_config
-from dragoman.config.models import LoraConfig, ModelConfig, StudentConfig, TeacherConfig
+from dragoman.config.method import MethodConfig
+from dragoman.config.models import (
+    LoraConfig,
+    ModelConfig,
+    ReferenceConfig,
+    StudentConfig,
+    TeacherConfig,
+    WeightsConfig,
+)
 from dragoman.config.paths import resolve_data_path
 from dragoman.config.schema import (
     Config,
     DataConfig,
     EvalConfig,
-    MethodConfig,
     RolloutConfig,
     RunConfig,
     TrainConfig,
@@ -22,11 +29,13 @@ __all__ = [
     "LoraConfig",
     "MethodConfig",
     "ModelConfig",
+    "ReferenceConfig",
     "RolloutConfig",
     "RunConfig",
     "StudentConfig",
     "TeacherConfig",
     "TrainConfig",
+    "WeightsConfig",
     "load_config",
     "resolve_data_path",
 ]

@@ -13,9 +13,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from dragoman.config.describe import shown
+from dragoman.config.method import MethodConfig
 from dragoman.config.paths import resolve_data_path
 from dragoman.config.problems import config_error
-from dragoman.config.schema import Config, MethodConfig
+from dragoman.config.schema import Config
 from dragoman.config.yaml12 import parse_yaml
 from dragoman.errors import ConfigError
 

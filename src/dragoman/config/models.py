@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
@@ -23,8 +23,8 @@ class LoraConfig(Section):
     )
 
 
-class ModelConfig(Section):
-    """What student and teacher have in common."""
+class WeightsConfig(Section):
+    """Which weights, and how they stand in memory."""
 
     model: str = Field(
         min_length=1, description="Folder, name of an installed asset, or Hugging Face hub id of the weights."
@@ -32,6 +32,23 @@ class ModelConfig(Section):
     revision: str | None = Field(
         default=None, min_length=1, description="Hub commit, tag or branch; null is the default branch."
     )
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
+        default="auto",
+        description="Precision of the weights in memory; `auto` is what the weights are stored in.",
+    )
+    attn_implementation: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Attention kernel by its Transformers name; null lets it choose.",
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Whether Python code shipped with the weights may run on this machine."
+    )
+
+
+class ModelConfig(WeightsConfig):
+    """What student and teacher have in common."""
+
     template: Literal["auto", "chat", "plain"] = Field(
         default="auto",
         description="How a conversation becomes tokens: `chat` by the model's own chat template, `plain` as "
@@ -49,18 +66,6 @@ class ModelConfig(Section):
         default=None,
         description="Tokens that end a response, as spelled in the vocabulary; null asks the model.",
     )
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = Field(
-        default="auto",
-        description="Precision of the weights in memory; `auto` is what the weights are stored in.",
-    )
-    attn_implementation: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Attention kernel by its Transformers name; null lets it choose.",
-    )
-    trust_remote_code: bool = Field(
-        default=False, description="Whether Python code shipped with the weights may run on this machine."
-    )
 
 
 class StudentConfig(ModelConfig):
@@ -73,6 +78,11 @@ class StudentConfig(ModelConfig):
     lora: LoraConfig | None = Field(
         default=None, description="Adapters to train in place of the weights; null trains the weights."
     )
+
+
+class ReferenceConfig(WeightsConfig):
+    """A second, smaller model with the teacher's tokenizer. It reads the teacher's own ids, so it needs no
+    template."""
 
 
 class TeacherConfig(ModelConfig):
@@ -97,8 +107,13 @@ class TeacherConfig(ModelConfig):
         "teacher's own markers, `keep` leaves the student's markers as text, `drop` leaves it out and trains "
         "on nothing of it; `auto` is `teacher-format` where the teacher's template has markers, else `keep`.",
     )
-    topk: int = Field(
+    topk: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
         default=0,
-        ge=0,
-        description="Most likely tokens kept at each position, besides the realised one; 0 keeps none.",
+        description="Most likely tokens kept at each position, besides the realised one; 0 keeps none, `all` "
+        "the whole distribution (teacher tokens x vocabulary x 4 bytes a response).",
+    )
+    reference: ReferenceConfig | None = Field(
+        default=None,
+        description="A second, smaller model of the teacher's family that scores the same tokens, for method "
+        "`compass`; null is none.",
     )

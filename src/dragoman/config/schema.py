@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, Strict, model_validator
 
+from dragoman.config.method import MethodConfig
 from dragoman.config.models import StudentConfig, TeacherConfig
 from dragoman.config.section import Names, Section
 
@@ -130,60 +131,6 @@ class RolloutConfig(Section):
                 "to 'replay', or leave rollout.replay out"
             )
         return self
-
-
-class MethodConfig(Section):
-    """From teacher scores to a loss. Methods bring their own defaults for these keys."""
-
-    name: str = Field(
-        default="chunk", min_length=1, description="Method, by its name in the list of methods."
-    )
-    guard: Literal["off", "mask", "penalty"] = Field(
-        default="off",
-        description="Treatment of tokens that the student's tokenizer would not have produced for the text: "
-        "`off` none, `mask` no signal, `penalty` a fixed negative credit.",
-    )
-    guard_penalty: float = Field(
-        default=3.0, gt=0, description="Size of the negative credit under `guard: penalty`, in nats."
-    )
-    clamp: float | None = Field(
-        default=None,
-        gt=0,
-        description="Largest absolute credit of a token, in nats, the guard's penalty aside; null has no "
-        "limit.",
-    )
-    normalised: Literal["use", "mask"] = Field(
-        default="use",
-        description="Chunks in which a lossy tokenizer of the teacher changes the bytes: `use` their signal, "
-        "or `mask` it.",
-    )
-    max_chunk_tokens: int | None = Field(
-        default=None,
-        ge=1,
-        description="Longest chunk that gives a signal, in tokens of either side; null is any.",
-    )
-    clip_low: float = Field(
-        default=0.2,
-        gt=0,
-        lt=1,
-        description="The ratio to the sampling policy is clipped below at 1 minus this.",
-    )
-    clip_high: float = Field(
-        default=0.28, gt=0, description="The ratio to the sampling policy is clipped above at 1 plus this."
-    )
-    dual_clip: float | None = Field(
-        default=10.0,
-        gt=1,
-        description="Largest ratio that counts where the credit is negative; null has no limit.",
-    )
-    log_ratio_clamp: float = Field(
-        default=20.0, gt=0, description="Largest absolute log-ratio to the sampling policy, in nats."
-    )
-    normalise: Literal["token", "sequence", "byte"] = Field(
-        default="token",
-        description="What the loss summed over a step is divided by: its supervised tokens, its responses "
-        "(each token then weighs by 1 / tokens of its response) or its supervised bytes.",
-    )
 
 
 class TrainConfig(Section):

@@ -90,6 +90,8 @@ def _parsed(line: bytes) -> object:
         raise BadValueError(
             f"got broken JSON ({error.msg} at column {error.colno}), expected one object a line"
         ) from None
+    except ValueError as error:
+        raise BadValueError(f"got JSON that cannot be read ({error}), expected one object a line") from None
 
 
 def _key(row: Mapping[str, Any], fallback: str) -> str:

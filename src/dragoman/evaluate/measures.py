@@ -10,7 +10,7 @@ from jaxtyping import Float32
 
 from dragoman.observe import Metrics, Ratio, Record
 from dragoman.supervise.sampled import chunk_sums
-from dragoman.types import ChunkKind, DropReason, StopReason
+from dragoman.types import ChunkKind, DropReason, Event, StopReason, TokenText
 
 REPEAT_LENGTH = 4
 """Repetition is the share of token 4-grams that occurred before in the same response."""
@@ -22,9 +22,10 @@ def measure(record: Record) -> Metrics:
     `kl_per_byte`: sum of L_S - L_T over comparable chunks with finite values on both sides, stops
     included, over the bytes of those chunks (nats a byte); its expectation over the student's own
     samples is the reverse KL of the responses. `teacher_bits_per_byte`: the teacher's cost of the same
-    bytes. `coverage`: student tokens in those chunks. `normalised_rate`: student tokens in chunks whose bytes
-    the teacher's tokenizer changes. `token_inflation`: teacher tokens a student token. `ended/REASON`: rates
-    of the ways to end. Without scores only what needs no teacher.
+    bytes. `coverage`: student tokens in those chunks; none of a turn that the teacher's template refuses.
+    `normalised_rate`: student tokens in chunks whose bytes the teacher's tokenizer changes.
+    `token_inflation`: teacher tokens a student token. `ended/REASON`: rates of the ways to end. Without
+    scores only what needs no teacher.
     """
     rollout = record.rollout
     text = rollout.completion
@@ -50,6 +51,8 @@ def measure(record: Record) -> Metrics:
         for reason in DropReason:
             if reason is not DropReason.NONE:
                 metrics[f"dropped/{reason.label}"] = Ratio(reasons[reason], size)
+        if record.view is None and reasons[DropReason.REFUSED]:
+            metrics["coverage"] = Ratio(0, size)
     return Metrics(metrics)
 
 
@@ -72,22 +75,32 @@ def _distances(record: Record) -> dict[str, Ratio]:
 
 
 def _stopping(record: Record) -> dict[str, Ratio]:
-    """How likely each side finds the end, where the response ended by a stop and where it went on.
+    """How likely each side finds an end, at the stops of its own tokens and where these go on.
 
-    `stop_probability`: the stop set's probability at the stop of finished responses. `stop_mass`: its mean at
-    the places where the response went on, as far as it is known.
+    `stop_probability`: the stop set's probability at the stop of finished responses. A teacher that is not
+    shown the stop, as what precedes it was dropped, has none. `stop_mass`: its mean at the places that are
+    no stop, as far as it is known.
     """
-    rollout, scores = record.rollout, record.scores
-    finished = rollout.stop is StopReason.STOP
+    metrics = _stops(
+        "student", record.rollout.completion, record.rollout.behaviour_logp, record.rollout.stop_logp
+    )
+    if record.view is not None and record.scores is not None:
+        metrics |= _stops("teacher", record.view.completion, record.scores.logp, record.scores.stop_logp)
+    return metrics
+
+
+def _stops(
+    side: str,
+    text: TokenText,
+    logp: Float32[np.ndarray, " N"] | None,
+    stop_logp: Float32[np.ndarray, " N"] | None,
+) -> dict[str, Ratio]:
+    is_stop = text.event == Event.STOP
     metrics: dict[str, Ratio] = {}
-    for side, logp, stop_logp in (
-        ("student", rollout.behaviour_logp, rollout.stop_logp),
-        ("teacher", None if scores is None else scores.logp, None if scores is None else scores.stop_logp),
-    ):
-        if logp is not None:
-            metrics[f"stop_probability/{side}"] = _mean_probability(logp[-1:] if finished else logp[:0])
-        if stop_logp is not None:
-            metrics[f"stop_mass/{side}"] = _mean_probability(stop_logp[:-1] if finished else stop_logp)
+    if logp is not None:
+        metrics[f"stop_probability/{side}"] = _mean_probability(logp[is_stop])
+    if stop_logp is not None:
+        metrics[f"stop_mass/{side}"] = _mean_probability(stop_logp[~is_stop])
     return metrics
 
 

@@ -1,10 +1,11 @@
 """Causal language models in this process: loading them, and the log-probs of given tokens."""
 
 from dragoman.models.loading import context_length, load_model, model_size
-from dragoman.models.scoring import TokenScorer, TokenScores
+from dragoman.models.scoring import Candidates, TokenScorer, TokenScores
 from dragoman.models.spans import Span, SpanScores, score_spans
 
 __all__ = [
+    "Candidates",
     "Span",
     "SpanScores",
     "TokenScorer",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dragoman.assets import resolve
-from dragoman.config import LoraConfig, ModelConfig, StudentConfig
+from dragoman.config import LoraConfig, StudentConfig, WeightsConfig
 from dragoman.errors import AssetError, UsageError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class ModelSize:
     hidden_size: int
 
 
-def load_model(config: ModelConfig) -> PreTrainedModel:
+def load_model(config: WeightsConfig) -> PreTrainedModel:
     """Load the model a configuration names (folder, hub id or `assets:NAME`), in evaluation mode.
 
     Raises AssetError where weights are missing, corrupt or of another shape than the model's.

@@ -32,6 +32,7 @@ class SpanScores:
     topk_ids: Int64[np.ndarray, "N K"]
     topk_logp: Float32[np.ndarray, "N K"]
     stop_logp: Float32[np.ndarray, " N"]
+    full_logp: Float32[np.ndarray, "N V"] | None = None
 
 
 def score_spans(scorer: TokenScorer, spans: Sequence[Span], *, batch_tokens: int) -> list[SpanScores]:
@@ -55,7 +56,7 @@ def _score_batch(scorer: TokenScorer, spans: Sequence[Span]) -> list[SpanScores]
     arrays = (ids, mask, row, place - 1, ids[row, place], is_stop)
     with torch.no_grad():
         scores = scorer(*(torch.from_numpy(array).to(device) for array in arrays))
-    values = {name: value.cpu().numpy() for name, value in scores._asdict().items()}
+    values = {name: value.cpu().numpy() for name, value in scores._asdict().items() if value is not None}
     ends = np.cumsum(counts)
     return [
         SpanScores(**{name: value[end - count : end] for name, value in values.items()})

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from dragoman.config import MethodConfig
 from dragoman.objective.output import LossOutput
+from dragoman.objective.scored import Scored, needed
 from dragoman.observe import Metrics, Ratio
 
 
-def policy_gradient(
-    logp_N: Float[Tensor, " N"],
-    behaviour_logp_N: Float[Tensor, " N"],
-    credit_N: Float[Tensor, " N"],
-    weight_N: Float[Tensor, " N"],
-    settings: MethodConfig,
-) -> LossOutput:
+def policy_gradient(scored: Scored, settings: MethodConfig) -> LossOutput:
     """Sum over tokens of `weight` times
 
         r_i = exp(clamp(logp_i - behaviour_i, ±log_ratio_clamp))
@@ -29,18 +22,19 @@ def policy_gradient(
     (arXiv 1912.09729, equation 4); asymmetric clip: DAPO (arXiv 2503.14476).
     """
     bound = settings.log_ratio_clamp
-    log_ratio = logp_N - behaviour_logp_N
+    credit_N = needed(scored.credit, "credit")
+    log_ratio = scored.logp - needed(scored.behaviour_logp, "behaviour_logp")
     ratio = log_ratio.clamp(-bound, bound).exp()
     clipped = ratio.clamp(1.0 - settings.clip_low, 1.0 + settings.clip_high)
     loss = -torch.minimum(ratio * credit_N, clipped * credit_N)
     if settings.dual_clip is not None:
         loss = torch.where(credit_N < 0, torch.minimum(loss, -settings.dual_clip * credit_N), loss)
-    num_tokens = len(logp_N)
+    num_tokens = len(scored.logp)
     with torch.no_grad():
         num_clipped = int((ratio * credit_N > clipped * credit_N).sum())
         num_bounded = int((log_ratio.abs() > bound).sum())
     return LossOutput(
-        total=(weight_N * loss).sum(),
+        total=(scored.weight * loss).sum(),
         metrics=Metrics(
             {
                 "clip_rate": Ratio(num_clipped, num_tokens),

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dragoman.config import MethodConfig
+from dragoman.errors import TrainingError
 from dragoman.objective.output import LossOutput
 
 
@@ -19,7 +21,8 @@ from dragoman.objective.output import LossOutput
 class ScoredRows:
     """Rows of teacher mass (`dragoman.types.Rows`) with the student's mass of the same C candidates.
 
-    `*_rest` is the log of the mass outside a row's candidates, -inf where there is none.
+    Candidate c is in the row of token `row_of[c]`. `*_rest` is the log of the mass outside a row's
+    candidates, -inf where there is none; it has no meaning where `has_row` is false.
     """
 
     row_of: Int[Tensor, " C"]
@@ -28,6 +31,7 @@ class ScoredRows:
     teacher_rest: Float[Tensor, " N"]
     student_rest: Float[Tensor, " N"]  # (grad)
     has_row: Bool[Tensor, " N"]
+    partial: Bool[Tensor, " N"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,3 +65,15 @@ class Scored:
 
 Objective = Callable[[Scored, MethodConfig], LossOutput]
 """A pure function; `LossOutput.total` is the weighted sum over tokens."""
+
+Field = TypeVar("Field")
+
+
+def needed(value: Field | None, name: str) -> Field:
+    """A field of `Scored` that an objective cannot do without; raises TrainingError where it is missing."""
+    if value is None:
+        raise TrainingError(
+            f"the loss of this method needs {name!r} for every response of a batch, but some have none; "
+            "choose another method, or a supervision that gives it"
+        )
+    return value

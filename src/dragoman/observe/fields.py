@@ -116,6 +116,7 @@ def teacher_fields(view: TeacherView | None, scores: TeacherScores | None) -> Fi
         if scores.topk_logp is not None:
             fields["topk_logp"] = [float_fields(row) for row in scores.topk_logp]
         fields["stop_logp"] = optional_floats(scores.stop_logp)
+        fields["reference_logp"] = optional_floats(scores.reference_logp)
     return fields
 
 
@@ -151,6 +152,7 @@ def parse_scores(fields: Fields | None, view: TeacherView | None) -> TeacherScor
         topk_ids=topk_ids,
         topk_logp=topk_logp,
         stop_logp=parse_optional_floats(fields.get("stop_logp"), size, "teacher.stop_logp"),
+        reference_logp=parse_optional_floats(fields.get("reference_logp"), size, "teacher.reference_logp"),
     )
 
 

@@ -79,6 +79,7 @@ def _record_fields(record: Record) -> parts.Fields:
             "logp": parts.optional_floats(rollout.behaviour_logp),
             "entropy": parts.optional_floats(rollout.entropy),
             "stop_logp": parts.optional_floats(rollout.stop_logp),
+            "reference_logp": parts.optional_floats(rollout.reference_logp),
         },
         "teacher": parts.teacher_fields(record.view, record.scores),
         "chunks": None if alignment is None else parts.chunk_rows(alignment),
@@ -98,6 +99,9 @@ def _parse_record(fields: parts.Fields) -> Record:
         behaviour_logp=parts.parse_optional_floats(student["logp"], size, "student.logp"),
         entropy=parts.parse_optional_floats(student["entropy"], size, "student.entropy"),
         stop_logp=parts.parse_optional_floats(student.get("stop_logp"), size, "student.stop_logp"),
+        reference_logp=parts.parse_optional_floats(
+            student.get("reference_logp"), size, "student.reference_logp"
+        ),
         temperature=fields["temperature"],
         stop=StopReason(fields["stop"]),
         policy_version=fields["policy_version"],

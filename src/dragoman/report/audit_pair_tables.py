@@ -26,8 +26,8 @@ def _samples(pair: PairAudit) -> Table:
         columns=("measure", "value", "note"),
         rows=(
             row("responses", number(figures.num_texts), f"{figures.student_tokens:,} tokens"),
-            row("coverage", percent(figures.coverage)),
-            row("inflation", measured(figures.inflation), _interval(sampled.inflation_interval)),
+            row("coverage", percent(sampled.coverage), _interval(sampled.coverage_interval, as_percent=True)),
+            row("inflation", measured(sampled.inflation), _interval(sampled.inflation_interval)),
             row(
                 "non-canonical tokens",
                 percent(sampled.noncanonical_rate),

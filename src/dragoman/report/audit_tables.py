@@ -90,12 +90,14 @@ def _vocabularies(mapping: MappingAudit, pair: PairAudit | None) -> Table:
 
 def _texts(mapping: MappingAudit) -> Table:
     found = [*mapping.texts, mapping.total, *([mapping.own] if mapping.own is not None else [])]
+    left_out = [f"{one.left_out} of {one.name}" for one in found[len(mapping.texts) :] if one.left_out]
+    note = f" Left out, as they spell a stop token: {', '.join(left_out)}." if left_out else ""
     return Table(
         title="Mapping of texts",
         columns=("text", "bytes", "student", "teacher", "inflation", "coverage", "1:1", "normalised"),
         rows=tuple(_figures(figures) for figures in found),
         note="Inflation: teacher tokens for each student token. Coverage: student tokens whose chunk "
-        "says the same on both sides.",
+        "says the same on both sides." + note,
     )
 
 

@@ -29,6 +29,7 @@ _REASONS = {
     DropReason.TOOL_SYNTAX: "Markup of a tool call that the teacher's template writes differently.",
     DropReason.THINKING: "Thinking that the teacher is not shown.",
     DropReason.REFUSED: "The teacher's template refuses what the student's earlier turns have made.",
+    DropReason.NO_ROW: "The method has no row here.",
 }
 _MEASURES = (
     ("kl_per_byte", "KL per byte, nats", measured),

@@ -45,7 +45,7 @@ def chunk_numbers(record: Record) -> list[dict[str, Any]]:
 
 
 def numbers_table(record: Record) -> Table:
-    """The same as a table."""
+    """The same as a table; where all advantages of a chunk are alike, they are one figure."""
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -57,13 +57,14 @@ def numbers_table(record: Record) -> Table:
     for row in chunk_numbers(record):
         advantages = row["advantage"]
         cells = [NOT_RECORDED] if advantages is None else [measured(value) for value in advantages]
+        alike = len(set(cells)) == 1
         table.add_row(
             row["kind"],
             "|".join(row["student"]),
             "|".join(row["teacher"]),
             measured(row["p"]),
             measured(row["t"]),
-            " ".join(dict.fromkeys(cells)),
+            cells[0] if alike else " ".join(cells),
             row["reason"] or "",
         )
     return table

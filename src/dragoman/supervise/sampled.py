@@ -5,30 +5,32 @@ Every student token ends with a credit or with the one reason why it has none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
-from dragoman.supervise.credit import Chunks, CreditRule
+from dragoman.config import MethodConfig
+from dragoman.supervise.boundaries import Boundaries
+from dragoman.supervise.credit import CREDITS, Chunks, CreditRule
+from dragoman.supervise.guard import Guard, guarded
+from dragoman.supervise.marginal import Marginals
+from dragoman.text.pair import PairTables
 from dragoman.types import Alignment, ChunkKind, DropReason, Rollout, Supervision, TeacherScores
 
-
-class Guard(StrEnum):
-    """What happens to chunks in which the student did not write as its own tokenizer would.
-
-    A method that scores text pays the student for splitting words oddly, so without a guard it drifts.
-    """
-
-    OFF = "off"
-    MASK = "mask"
-    PENALTY = "penalty"
+Supervise = Callable[[Rollout, TeacherScores, Alignment], Supervision]
+Build = Callable[[PairTables, MethodConfig], Supervise]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampledSettings:
-    """Constants of sampled supervision: credits in nats, sizes in tokens."""
+    """Constants of sampled supervision: credits in nats, sizes in tokens.
+
+    Under a guard an odd chunk does not count: its log-probs reach no rule, so it adds nothing to the sums
+    of chunks before it, and it ends its segment. Under `penalty` each of its tokens has the credit
+    `-guard_penalty`, which the clamp does not touch and which is in no sum either.
+    """
 
     credit: CreditRule
     guard: Guard = Guard.OFF
@@ -36,6 +38,41 @@ class SampledSettings:
     clamp: float | None = None
     max_chunk_tokens: int | None = None
     mask_normalised: bool = False
+    boundaries: Boundaries | None = None
+    """Where segments end; needed by `segment` and `span`."""
+    spans: bool = False
+    """Whether segments are spans (`Boundaries.span_of`), of which one odd chunk makes all odd."""
+    marginals: Marginals | None = None
+    """Needed by `marginal` and `marginal_rtg`."""
+
+
+def builder(rule: str) -> Build:
+    """The supervision of a credit rule by its name in `CREDITS`, for a pair and the settings of a run."""
+
+    def build(tables: PairTables, config: MethodConfig) -> Supervise:
+        settings = SampledSettings(
+            credit=CREDITS[rule],
+            guard=Guard(config.guard),
+            guard_penalty=config.guard_penalty,
+            clamp=config.clamp,
+            max_chunk_tokens=config.max_chunk_tokens,
+            mask_normalised=config.normalised == "mask",
+            boundaries=Boundaries.of_pair(tables) if rule in ("segment", "span") else None,
+            spans=rule == "span",
+            marginals=Marginals(tables) if rule in ("marginal", "marginal_rtg") else None,
+        )
+        return lambda rollout, scores, alignment: supervise_sampled(rollout, scores, alignment, settings)
+
+    return build
+
+
+build_chunk = builder("chunk")
+build_uniform = builder("uniform")
+build_semantic_prior = builder("semantic_prior")
+build_segment = builder("segment")
+build_span = builder("span")
+build_marginal = builder("marginal")
+build_marginal_rtg = builder("marginal_rtg")
 
 
 def supervise_sampled(
@@ -43,39 +80,67 @@ def supervise_sampled(
 ) -> Supervision:
     """Credits for the sampled tokens of one rollout.
 
-    Raises ValueError for a rollout without behaviour log-probs or whose axes do not fit the alignment.
+    Raises ValueError for a rollout without behaviour log-probs, whose axes do not fit the alignment, or
+    whose settings or scores lack what the rule needs.
     """
-    logp = rollout.behaviour_logp
-    if logp is None:
+    if rollout.behaviour_logp is None:
         raise ValueError(f"rollout {rollout.key} has no behaviour log-probs, which sampled credit needs")
-    _check_axes(rollout, scores, alignment)
-    reason = _chunk_reasons(rollout, scores, alignment, settings)
-    odd = _any_in_chunk(~rollout.completion.canonical, alignment.student_bounds)
-    if settings.guard is Guard.MASK:
-        reason[odd & (reason == DropReason.NONE)] = DropReason.NON_CANONICAL
-    kept = reason == DropReason.NONE
-    of = alignment.chunk_of
-    chunks = Chunks(
-        logp=np.where(kept[of], logp, 0.0).astype(np.float64),
-        chunk_of=of,
-        num_student=np.diff(alignment.student_bounds),
-        student_sum=np.where(kept, chunk_sums(logp, alignment.student_bounds), 0.0),
-        teacher_sum=np.where(kept, chunk_sums(scores.logp, alignment.teacher_bounds), 0.0),
+    check_axes(rollout, scores, alignment)
+    reason = chunk_reasons(
+        rollout,
+        scores,
+        alignment,
+        max_chunk_tokens=settings.max_chunk_tokens,
+        mask_normalised=settings.mask_normalised,
     )
-    credit = settings.credit(chunks)
+    odd = odd_chunks(rollout, alignment)
+    span_of = None
+    if settings.spans and settings.boundaries is not None:
+        span_of = settings.boundaries.span_of(rollout.completion, alignment, reason == DropReason.NONE)
+        odd = spread(odd, span_of)
+    verdict = guarded(settings.guard, reason, odd)
+    credit = settings.credit(_chunks(rollout, scores, alignment, verdict.counts, settings, span_of))
+    of = alignment.chunk_of
     num_clamped = 0
     if settings.clamp is not None:
-        penalised = odd if settings.guard is Guard.PENALTY else np.zeros_like(odd)
-        num_clamped = int((np.abs(credit[(kept & ~penalised)[of]]) > settings.clamp).sum())
+        num_clamped = int((np.abs(credit[verdict.counts[of]]) > settings.clamp).sum())
         credit = np.clip(credit, -settings.clamp, settings.clamp)
-    if settings.guard is Guard.PENALTY:
-        credit = np.where(odd[of], -settings.guard_penalty, credit)
+    credit = np.where(verdict.counts[of], credit, 0.0)
+    credit = np.where(verdict.penalised[of], -settings.guard_penalty, credit)
     return Supervision(
-        weight=kept[of].astype(np.float32),
-        reason=reason[of],
+        weight=(verdict.reason == DropReason.NONE)[of].astype(np.float32),
+        reason=verdict.reason[of],
         chunk_of=of,
-        credit=np.where(kept[of], credit, 0.0).astype(np.float32),
+        credit=credit.astype(np.float32),
         num_clamped=num_clamped,
+    )
+
+
+def _chunks(
+    rollout: Rollout,
+    scores: TeacherScores,
+    alignment: Alignment,
+    counts: Bool[np.ndarray, " C"],
+    settings: SampledSettings,
+    span_of: Int64[np.ndarray, " C"] | None,
+) -> Chunks:
+    """What the rule is given: the log-probs of chunks that count, zeros for the others."""
+    logp, of = rollout.behaviour_logp, alignment.chunk_of
+    assert logp is not None
+    text = rollout.completion
+    segment_of, step_logp = span_of, None
+    if settings.boundaries is not None and segment_of is None:
+        segment_of = settings.boundaries.segment_of(text, alignment, counts)
+    if settings.marginals is not None:
+        step_logp = settings.marginals.steps(text, scores, alignment, counts).logp
+    return Chunks(
+        logp=np.where(counts[of], logp, 0.0).astype(np.float64),
+        chunk_of=of,
+        num_student=np.diff(alignment.student_bounds),
+        student_sum=np.where(counts, chunk_sums(logp, alignment.student_bounds), 0.0),
+        teacher_sum=np.where(counts, chunk_sums(scores.logp, alignment.teacher_bounds), 0.0),
+        segment_of=segment_of,
+        step_logp=step_logp,
     )
 
 
@@ -87,7 +152,8 @@ def chunk_sums(values: np.ndarray, bounds: Int64[np.ndarray, " C_plus_1"]) -> Fl
     return np.where(np.diff(bounds) > 0, np.add.reduceat(padded, bounds[:-1]), 0.0)
 
 
-def _check_axes(rollout: Rollout, scores: TeacherScores, alignment: Alignment) -> None:
+def check_axes(rollout: Rollout, scores: TeacherScores, alignment: Alignment) -> None:
+    """Raises ValueError where rollout, scores and alignment are not of one response."""
     got = (len(rollout.completion), len(scores.logp))
     expected = (int(alignment.student_bounds[-1]), int(alignment.teacher_bounds[-1]))
     if got != expected:
@@ -97,27 +163,37 @@ def _check_axes(rollout: Rollout, scores: TeacherScores, alignment: Alignment) -
         )
 
 
-def _any_in_chunk(
-    flags: Bool[np.ndarray, " S"], bounds: Int64[np.ndarray, " C_plus_1"]
-) -> Bool[np.ndarray, " C"]:
-    return np.diff(np.concatenate([[0], np.cumsum(flags)])[bounds]) > 0
+def odd_chunks(rollout: Rollout, alignment: Alignment) -> Bool[np.ndarray, " C"]:
+    """Chunks in which the student's own tokenizer would have written otherwise."""
+    return _any_in_chunk(~rollout.completion.canonical, alignment.student_bounds)
 
 
-def _chunk_reasons(
-    rollout: Rollout, scores: TeacherScores, alignment: Alignment, settings: SampledSettings
+def spread(odd: Bool[np.ndarray, " C"], span_of: Int64[np.ndarray, " C"]) -> Bool[np.ndarray, " C"]:
+    """Chunks whose span has an odd chunk. Whoever splits a word oddly has chosen every token of it so."""
+    if not len(odd):
+        return odd
+    return (np.bincount(span_of, odd) > 0)[span_of]
+
+
+def chunk_reasons(
+    rollout: Rollout,
+    scores: TeacherScores,
+    alignment: Alignment,
+    *,
+    max_chunk_tokens: int | None,
+    mask_normalised: bool,
 ) -> UInt8[np.ndarray, " C"]:
-    """Why a chunk has no signal; the first reason that applies, `NONE` where it has."""
+    """Why a chunk has no signal, the guard aside; the first reason that applies, `NONE` where it has."""
     bounds_s, bounds_t = alignment.student_bounds, alignment.teacher_bounds
-    assert rollout.behaviour_logp is not None
-    student_bad = _any_in_chunk(~np.isfinite(rollout.behaviour_logp), bounds_s)
     beyond = _any_in_chunk(scores.missing == DropReason.TEACHER_CONTEXT, bounds_t)
-    teacher_bad = _any_in_chunk(scores.missing != DropReason.NONE, bounds_t)
-    limit = settings.max_chunk_tokens
+    bad = _any_in_chunk(scores.missing != DropReason.NONE, bounds_t)
+    if rollout.behaviour_logp is not None:
+        bad |= _any_in_chunk(~np.isfinite(rollout.behaviour_logp), bounds_s)
     longest = np.maximum(np.diff(bounds_s), np.diff(bounds_t))
-    too_long = longest > limit if limit is not None else np.zeros(len(longest), bool)
-    normalised = (alignment.kind == ChunkKind.NORMALISED) & settings.mask_normalised
+    too_long = longest > max_chunk_tokens if max_chunk_tokens is not None else np.zeros(len(longest), bool)
+    normalised = (alignment.kind == ChunkKind.NORMALISED) & mask_normalised
     return np.select(
-        [~alignment.comparable, normalised, beyond, student_bad | teacher_bad, too_long],
+        [~alignment.comparable, normalised, beyond, bad, too_long],
         [
             alignment.reasons,
             DropReason.NORMALISED,
@@ -127,3 +203,9 @@ def _chunk_reasons(
         ],
         DropReason.NONE,
     ).astype(np.uint8)
+
+
+def _any_in_chunk(
+    flags: Bool[np.ndarray, " S"], bounds: Int64[np.ndarray, " C_plus_1"]
+) -> Bool[np.ndarray, " C"]:
+    return np.diff(np.concatenate([[0], np.cumsum(flags)])[bounds]) > 0

@@ -3,6 +3,7 @@
 from dragoman.teach.capabilities import FullRows, Generates, Generation
 from dragoman.teach.in_process import InProcessTeacher
 from dragoman.teach.local_probe import LocalProbe
+from dragoman.teach.reference import check_reference, load_reference
 from dragoman.teach.selftest import Check, SelfTest, self_test
 from dragoman.teach.teacher import Teacher
 
@@ -15,5 +16,7 @@ __all__ = [
     "LocalProbe",
     "SelfTest",
     "Teacher",
+    "check_reference",
+    "load_reference",
     "self_test",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_LEVELS = {0: TeacherLevel.REALISED, "all": TeacherLevel.LOGITS}
+"""What a teacher tells for `teacher.topk`; for any other number, the most likely tokens."""
+
+
 class InProcessTeacher:
     """Scores with a model held in memory; never trained, never given gradients.
 
     If the `student`'s ids mean the same to this model, it scores them as they were sampled, odd
     segmentations included: plain on-policy distillation. Else it scores its own tokens of the bytes, with
-    thinking and tool calls in its own form.
+    thinking and tool calls in its own form. A `reference` scores the same tokens beside it.
     """
 
     def __init__(
@@ -30,12 +35,17 @@ class InProcessTeacher:
         renderer: Renderer,
         config: TeacherConfig,
         student: Renderer | None = None,
+        reference: InProcessTeacher | None = None,
     ) -> None:
         self.name = config.model
         self.model = model.requires_grad_(False)
         self.renderer = renderer
+        self.reference = reference
         self.caps = TeacherCaps(
-            level=TeacherLevel.TOPK if config.topk else TeacherLevel.REALISED, generates=True
+            level=_LEVELS.get(config.topk, TeacherLevel.TOPK),
+            generates=True,
+            has_reference=reference is not None,
+            full_row=renderer.tokenization.num_ids if config.topk == "all" else 0,
         )
         limits = [limit for limit in (config.max_length, context_length(model)) if limit is not None]
         self.max_length = min(limits) if limits else None
@@ -43,7 +53,11 @@ class InProcessTeacher:
         self._student = student
         self._same_ids = student is not None and student.tokenization.same_ids_as(renderer.tokenization)
         self._scorer = TokenScorer(
-            self.model, renderer.tokenization.stop_ids, logit_slice=config.logit_slice, topk=config.topk
+            self.model,
+            renderer.tokenization.stop_ids,
+            logit_slice=config.logit_slice,
+            topk=0 if config.topk == "all" else config.topk,
+            full=config.topk == "all",
         )
 
     def view(self, rollout: Rollout) -> TeacherView:
@@ -67,7 +81,13 @@ class InProcessTeacher:
             for view, size in zip(views, kept, strict=True)
         ]
         scored = score_spans(self._scorer, spans, batch_tokens=self._batch_tokens)
-        return [_teacher_scores(view, scores) for view, scores in zip(views, scored, strict=True)]
+        found = [_teacher_scores(view, scores) for view, scores in zip(views, scored, strict=True)]
+        if self.reference is None:
+            return found
+        return [
+            replace(scores, reference_logp=of_reference.logp)
+            for scores, of_reference in zip(found, self.reference.score(views), strict=True)
+        ]
 
     def _kept(self, view: TeacherView) -> int:
         """Tokens of a view that fit the context."""
@@ -81,7 +101,11 @@ def _teacher_scores(view: TeacherView, scores: SpanScores) -> TeacherScores:
     has_topk = scores.topk_ids.shape[1] > 0
     pad = ((0, beyond), (0, 0))
     unknown = np.full(beyond, np.nan)
+    full = scores.full_logp
+    if full is not None and beyond:
+        full = np.pad(full, pad, constant_values=np.nan)
     return TeacherScores(
+        full_logp=full,
         logp=np.append(np.where(finite, scores.logp, np.nan), unknown).astype(np.float32),
         missing=np.append(missing, np.full(beyond, DropReason.TEACHER_CONTEXT)).astype(np.uint8),
         topk_ids=np.pad(scores.topk_ids, pad).astype(np.int32) if has_topk else None,

@@ -34,7 +34,8 @@ class LocalProbe:
         return self._teacher.score(views)
 
     def generate(self, prompt: Prompt, max_new_tokens: int) -> Generation:
-        """Its greedy answer, up to its first control token."""
+        """Its greedy answer, up to its first control token, or to an id that only the model has, to pad its
+        embedding."""
         tokenization = self._teacher.renderer.tokenization
         model = self._teacher.model
         device = next(model.parameters()).device
@@ -47,6 +48,9 @@ class LocalProbe:
                 out = model(input_ids=ids, past_key_values=past, use_cache=True)
                 row = out.logits[0, -1].float().log_softmax(-1)
                 index = int(row.argmax())
+                if index >= tokenization.num_ids:
+                    note = f"it wrote id {index} next, which its tokenizer does not have"
+                    break
                 if tokenization.is_event(index):
                     note = f"it wrote {tokenization.token_name(index)} next"
                     break

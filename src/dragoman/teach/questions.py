@@ -21,6 +21,8 @@ NUM_GENERATED = 8
 _WORDS = ("piano", "and", "forty")
 _NONSENSE = "Purple seven under Thursday "
 """No model finds these words likely after each other: none of them has log-prob 0."""
+_NUM_LONG = 12
+"""Times the text is repeated for one so much longer that the others are mostly padding beside it."""
 _COLOURS = ("Blue", "Red", "Green", "Black", "White")
 _KNOWN = (
     (
@@ -114,8 +116,18 @@ def reordered(asked: Asked) -> Answer:
     return _differences(asked, asked.teacher.score(asked.nonsense()[::-1])[::-1], "asked in reverse order")
 
 
-def alone(asked: Asked) -> Answer:
-    return _differences(asked, asked.teacher.score(asked.nonsense()[:1]), "asked alone")
+def batched(asked: Asked) -> Answer:
+    """One text by itself, then all of them in a request that one of quite another length pads."""
+    passed, detail, alone = _differences(asked, asked.teacher.score(asked.nonsense()[:1]), "asked alone")
+    if alone is None or not passed:
+        return passed, detail, alone
+    views = [*asked.nonsense(), asked.view("Say something.", _NONSENSE * _NUM_LONG, len(_WORDS))]
+    beside = "beside a much longer text"
+    passed, detail, worst = _differences(asked, asked.teacher.score(views), f"asked {beside}")
+    if worst is None or not passed:
+        return passed, detail, worst
+    worst = max(alone, worst)
+    return True, f"asked alone and {beside}: values differ by up to {worst:.2g} nats", worst
 
 
 def realised(asked: Asked) -> Answer:

@@ -56,7 +56,7 @@ _CHECKS: tuple[tuple[str, tuple[str, ...], questions.Question], ...] = (
     ("logarithms", (), questions.logarithms),
     ("repeated", ("logarithms",), questions.repeated),
     ("order", ("repeated",), questions.reordered),
-    ("batch", ("order",), questions.alone),
+    ("batch", ("order",), questions.batched),
     ("realised", _STABLE, questions.realised),
     ("mass", ("realised",), questions.mass),
     ("row", ("mass",), questions.row),
@@ -72,7 +72,8 @@ def self_test(
     """Put a few short texts to a teacher and check its answers.
 
     `generate` and `full_row` are used where the teacher has them (`Generates`, `FullRows`). A `nonce`
-    keeps a server's cache from having seen the texts before. Takes about thirty sequences of twenty tokens.
+    keeps a server's cache from having seen the texts before. Takes about thirty sequences of twenty tokens
+    and one much longer.
     """
     asked = questions.Asked(teacher=teacher, student=student, tolerance=tolerance, nonce=nonce)
     done: dict[str, Check] = {}

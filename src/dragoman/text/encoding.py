@@ -22,6 +22,8 @@ Token = tuple[int, int, int]
 """An id and the bytes it was made of, first and last plus one."""
 
 _REPLACEMENT = "\ufffd"
+_BATCH = 16384
+"""Strings tokenised in one call; their encodings exist at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +92,12 @@ class Encoder:
         self._alphabet = {byte: character for character, byte in byte_alphabet().items()}
         ids = {byte: backend.token_to_id(f"<0x{byte:02X}>") for byte in range(0x80, 0x100)}
         self._byte_ids = {byte: index for byte, index in ids.items() if index is not None}
+        unknown = getattr(backend.model, "unk_token", None)
+        self._dropped = frozenset(
+            byte
+            for byte, character in self._alphabet.items()
+            if unknown is None and backend.token_to_id(character) is None
+        )
         self._spells_bytes = structure.byte_fallback and len(self._byte_ids) == len(ids)
 
     def ids(self, data: bytes) -> list[int]:
@@ -98,6 +106,25 @@ class Encoder:
             return self._encode(data.decode("utf-8")).ids
         except UnicodeDecodeError:
             return [index for index, _, _ in self._broken(stand_in(data))]
+
+    def many(self, data: Sequence[bytes]) -> list[list[int]]:
+        """`ids` of each of many strings, which share nothing."""
+        texts: list[str] = []
+        places: list[int] = []
+        found: list[list[int]] = [[]] * len(data)
+        for place, piece in enumerate(data):
+            try:
+                texts.append(piece.decode("utf-8"))
+            except UnicodeDecodeError:
+                found[place] = self.ids(piece)
+            else:
+                places.append(place)
+        for start in range(0, len(texts), _BATCH):
+            piece_of = slice(start, start + _BATCH)
+            encodings = self._backend.encode_batch_fast(texts[piece_of], add_special_tokens=False)
+            for place, encoding in zip(places[piece_of], encodings, strict=True):
+                found[place] = encoding.ids
+        return found
 
     def spans(self, data: bytes) -> Int64[np.ndarray, "S 2"]:
         """The bytes of `data` that the tokenizer reports for each of its ids, first and last plus one.
@@ -155,13 +182,15 @@ class Encoder:
 
     def _tokenise_bytes(self, data: bytes, start: int) -> list[Token]:
         """Tokens of one pre-token of a byte-level tokenizer, which begins at byte `start`."""
-        characters = [self._alphabet[byte] for byte in data]
+        # Bytes that the model has no token for it would drop, and then count on without them.
+        kept = [place for place, byte in enumerate(data) if byte not in self._dropped]
+        characters = [self._alphabet[data[place]] for place in kept]
         # The model reports bytes of the alphabet's own UTF-8.
-        place = {
-            size: i for i, size in enumerate(accumulate((len(c.encode()) for c in characters), initial=0))
-        }
+        sizes = list(accumulate((len(c.encode()) for c in characters), initial=0))
+        first = dict(zip(sizes[:-1], kept, strict=True))
+        last = {size: place + 1 for size, place in zip(sizes[1:], kept, strict=True)}
         return [
-            (token.id, start + place[token.offsets[0]], start + place[token.offsets[1]])
+            (token.id, start + first[token.offsets[0]], start + last[token.offsets[1]])
             for token in self._backend.model.tokenize("".join(characters))
         ]
 

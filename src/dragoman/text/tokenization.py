@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 from types import MappingProxyType
 
 import numpy as np
@@ -91,6 +91,16 @@ class Tokenization:
         ids = np.array(self._encoder.ids(data), np.int64)
         return self._text(ids, np.ones(len(ids), bool))
 
+    def encode_many(
+        self, data: Sequence[bytes]
+    ) -> tuple[Int64[np.ndarray, " N_plus_1"], Int64[np.ndarray, " M"]]:
+        """What `encode` makes of each of N strings: string n has `ids[bounds[n]:bounds[n + 1]]`; returns
+        (bounds, ids)."""
+        found = self._encoder.many(data)
+        bounds = np.zeros(len(found) + 1, np.int64)
+        np.cumsum([len(ids) for ids in found], out=bounds[1:])
+        return bounds, np.fromiter(chain.from_iterable(found), np.int64, bounds[-1])
+
     def place(self, data: bytes) -> Placed:
         """What `encode` gives, and which bytes of `data` its tokens stand for where it spells others.
 
@@ -126,6 +136,11 @@ class Tokenization:
         """Whether an id is a control token."""
         self._check_ids(np.array([index]))
         return bool(self._event[index])
+
+    @property
+    def events(self) -> UInt8[np.ndarray, " V"]:
+        """The event every id is; `NONE` for text."""
+        return self._event.copy()
 
     def token_id(self, token: str) -> int | None:
         """The id of a token by its name in the vocabulary, e.g. `<|im_end|>`."""

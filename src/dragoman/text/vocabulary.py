@@ -30,14 +30,14 @@ def vocabulary_map(student: Tokenization, teacher: Tokenization) -> VocabularyMa
     Where several ids of one side spell the same bytes (a byte token beside the character's own), the
     one that the tokenizer itself would use takes part.
     """
-    of_student, of_teacher = _by_bytes(student), _by_bytes(teacher)
+    of_student, of_teacher = ids_by_bytes(student), ids_by_bytes(teacher)
     shared = sorted((of_student[data], of_teacher[data]) for data in of_student.keys() & of_teacher.keys())
     pairs = np.array(shared, np.int64).reshape(-1, 2)
     return VocabularyMap(student_ids=pairs[:, 0], teacher_ids=pairs[:, 1])
 
 
-def _by_bytes(tokenization: Tokenization) -> dict[bytes, int]:
-    """Bytes -> the id that stands for them."""
+def ids_by_bytes(tokenization: Tokenization) -> dict[bytes, int]:
+    """Bytes -> the id that stands for them: of several, the one that the tokenizer itself would use."""
     found: dict[bytes, int] = {}
     rivals: dict[bytes, list[int]] = {}
     for index, data in enumerate(tokenization.vocabulary_bytes()):

@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object
 
 from dragoman.evaluate import Evaluation, ratio_change_interval
 from dragoman.methods import Writer
+from dragoman.models.flops import pass_flops, student_lengths, teacher_lengths
 from dragoman.models.loading import ModelSize, model_size
-from dragoman.observe import Flops, Ratio, Record, finite, transformer_flops
+from dragoman.observe import Flops, Ratio, Record, finite
 from dragoman.pipeline import Stopwatch
 from dragoman.train.setup import Session
 
@@ -41,6 +41,7 @@ class Account:
 
     student: ModelSize
     teacher: ModelSize
+    teacher_reference: ModelSize | None
     started: float
     seconds_before: float = 0.0
     flops: Flops = field(default_factory=Flops)
@@ -53,9 +54,11 @@ class Account:
     @classmethod
     def start(cls, session: Session) -> Account:
         """Nothing spent yet."""
+        reference = session.teacher.reference
         return cls(
             student=model_size(session.model),
             teacher=model_size(session.teacher.model),
+            teacher_reference=None if reference is None else model_size(reference.model),
             started=time.perf_counter(),
         )
 
@@ -77,15 +80,20 @@ class Account:
         """Add a training step: sampling, scoring and `epochs` updates of the records of all ranks.
 
         Each turn of a conversation is a sequence of its own. To score recorded turns costs the student what
-        it costs to sample them.
+        it costs to sample them. `teacher` is all scoring: references of either side count there.
         """
         writer = self.teacher if session.method.writer is Writer.TEACHER else self.student
-        sampled = 0 if session.config.rollout.engine == "replay" else _pass(writer, _student_lengths(records))
+        sampled = (
+            0 if session.config.rollout.engine == "replay" else pass_flops(writer, student_lengths(records))
+        )
+        compared = (
+            0 if session.pipeline.reference is None else pass_flops(self.student, student_lengths(records))
+        )
         flops = Flops(
             rollout=sampled,
-            teacher=_pass(self.teacher, _teacher_lengths(records)),
+            teacher=self._scoring(records) + compared,
             update=session.config.train.epochs
-            * _pass(self.student, _student_lengths(records), backward=True),
+            * pass_flops(self.student, student_lengths(records), backward=True),
         )
         tokens: Counter[str] = Counter(
             student=sum(len(r.rollout.completion) for r in records),
@@ -106,10 +114,13 @@ class Account:
 
     def add_evaluation(self, records: Sequence[Record]) -> None:
         """Add the sampling and scoring of an evaluation."""
-        self.flops += Flops(
-            eval=_pass(self.student, _student_lengths(records))
-            + _pass(self.teacher, _teacher_lengths(records))
-        )
+        self.flops += Flops(eval=pass_flops(self.student, student_lengths(records)) + self._scoring(records))
+
+    def _scoring(self, records: Sequence[Record]) -> int:
+        """One pass of the teacher, and of its reference if it has one."""
+        lengths = teacher_lengths(records)
+        reference = 0 if self.teacher_reference is None else pass_flops(self.teacher_reference, lengths)
+        return pass_flops(self.teacher, lengths) + reference
 
     def spent(self) -> dict[str, Any]:
         """Time, tokens and arithmetic so far."""
@@ -152,25 +163,6 @@ class Account:
         relative = self.after.figures["kl_per_byte"] / self.before.figures["kl_per_byte"] - 1.0
         interval = ratio_change_interval(self.before.kl, self.after.kl)
         return {"relative": relative, "relative_ci": list(interval)}
-
-
-def _student_lengths(records: Sequence[Record]) -> np.ndarray:
-    return np.array([len(r.rollout.context_ids) + len(r.rollout.completion) for r in records], np.int64)
-
-
-def _teacher_lengths(records: Sequence[Record]) -> np.ndarray:
-    return np.array([len(r.view.ids) for r in records if r.view is not None], np.int64)
-
-
-def _pass(size: ModelSize, lengths: np.ndarray, *, backward: bool = False) -> int:
-    return transformer_flops(
-        num_parameters=size.num_parameters,
-        num_layers=size.num_layers,
-        hidden_size=size.hidden_size,
-        num_tokens=int(lengths.sum()),
-        sum_squared_lengths=int((lengths**2).sum()),
-        backward=backward,
-    )
 
 
 def peak_memory_bytes() -> int:

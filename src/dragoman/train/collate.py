@@ -8,6 +8,7 @@ import numpy as np
 
 from dragoman.observe import Record
 from dragoman.padding import length_buckets, right_padded
+from dragoman.train.ragged import joined_rows, joined_sorted, joined_units
 from dragoman.types import Event, Supervision, TrainBatch
 
 
@@ -38,8 +39,11 @@ def collate(records: Sequence[Record], normalise: str) -> TrainBatch:
     def picked(values: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([value[k] for value, k in zip(values, kept, strict=True)])
 
-    credits = [_supervision(r).credit for r in records]
-    behaviour = [r.rollout.behaviour_logp for r in records]
+    def picked_if_all(values: list[np.ndarray | None]) -> np.ndarray | None:
+        if any(value is None and len(k) for value, k in zip(values, kept, strict=True)):
+            return None
+        return picked([np.zeros(0, np.float32) if value is None else value for value in values])
+
     return TrainBatch(
         input_ids=ids,
         attention_mask=mask,
@@ -48,10 +52,12 @@ def collate(records: Sequence[Record], normalise: str) -> TrainBatch:
         target=ids[row, place],
         is_stop=picked([r.rollout.completion.event == Event.STOP for r in records]),
         weight=picked([_weights(r, normalise) for r in records]),
-        credit=None if any(c is None for c in credits) else picked([c for c in credits if c is not None]),
-        behaviour_logp=None
-        if any(b is None for b in behaviour)
-        else picked([b for b in behaviour if b is not None]),
+        credit=picked_if_all([_supervision(r).credit for r in records]),
+        behaviour_logp=picked_if_all([r.rollout.behaviour_logp for r in records]),
+        reference_logp=picked_if_all([r.rollout.reference_logp for r in records]),
+        rows=joined_rows([_supervision(r).rows for r in records], kept),
+        units=joined_units([_supervision(r).units for r in records], kept),
+        sorted_logp=joined_sorted([_supervision(r).sorted_logp for r in records], kept),
     )
 
 

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import fields
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from dragoman.config import Config, TrainConfig
 from dragoman.errors import TrainingError
 from dragoman.models import TokenScorer
-from dragoman.objective import LossOutput
+from dragoman.objective import LossOutput, Objective, modified
 from dragoman.observe import Metrics, Ratio, Record
 from dragoman.train.collate import micro_batches, normaliser
+from dragoman.train.scored import score_batch
 from dragoman.types import TrainBatch
-
-Objective = Callable[..., LossOutput]
 
 
 def load_objective(path: str) -> Objective:
@@ -68,7 +65,7 @@ class Updater:
         self._accelerator = accelerator
         self._scorer = scorer
         self._optimizer = optimizer
-        self._objective = objective
+        self._objective = modified(objective)
         self._config = config
 
     def update(self, records: Sequence[Record], step: int) -> Metrics:
@@ -116,13 +113,8 @@ class Updater:
         return metrics.merge(Metrics({"loss": Ratio(loss, 1), "grad_norm": Ratio(norm, 1)}))
 
     def _loss(self, batch: TrainBatch) -> LossOutput:
-        t = _tensors(batch, self._accelerator.device)
-        scores = self._scorer(
-            t["input_ids"], t["attention_mask"], t["row"], t["column"], t["target"], t["is_stop"]
-        )
-        return self._objective(
-            scores.logp, t.get("behaviour_logp"), t.get("credit"), t["weight"], self._config.method
-        )
+        scored = score_batch(self._scorer, batch, self._accelerator.device)
+        return self._objective(scored, self._config.method)
 
     def _clip(self) -> float:
         """The gradient norm before it was scaled down to the limit."""
@@ -142,8 +134,3 @@ class Updater:
 def _parts(records: Sequence[Record], number: int) -> Iterator[Sequence[Record]]:
     for indices in np.array_split(np.arange(len(records)), min(number, len(records))):
         yield [records[i] for i in indices]
-
-
-def _tensors(batch: TrainBatch, device: torch.device) -> dict[str, Tensor]:
-    arrays = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    return {name: torch.from_numpy(array).to(device) for name, array in arrays.items() if array is not None}

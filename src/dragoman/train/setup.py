@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import Accelerator
 
-from dragoman.audit import audit_mapping, require_safe
+from dragoman.audit import audit_mapping, is_gated, require_safe
 from dragoman.audit.run import context_limit
 from dragoman.config import Config
 from dragoman.data import load_prompts
 from dragoman.errors import UsageError
-from dragoman.methods import Method, Writer, get_method
+from dragoman.methods import Method, Signal, Sorts, Supervise, Writer, get_method
 from dragoman.models import TokenScorer, load_model
 from dragoman.models.loading import causal_lm, load_student
 from dragoman.pipeline import Pipeline, supervisor
 from dragoman.render import Renderer
-from dragoman.rollout import RecordedEngine, ReplayEngine, Sampler, Sampling
+from dragoman.rollout import RecordedEngine, ReplayEngine, Sampler, Sampling, StudentReference
 from dragoman.rollout.engine import RolloutEngine
-from dragoman.teach import InProcessTeacher
+from dragoman.teach import InProcessTeacher, check_reference, load_reference
+from dragoman.text.pair import PairTables
 from dragoman.train.optimise import Updater, load_objective, make_optimizer
-from dragoman.types import Prompt
+from dragoman.types import Prompt, TeacherLevel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,26 +72,28 @@ def build_session(
         heldout = _prompts(config, config.data.heldout, config.data.heldout_limit)
     student = Renderer.from_config(config.student)
     teacher_side = Renderer.from_config(config.teacher)
-    if method.level is not None:
+    method.check_tokenizers(student.tokenization, teacher_side.tokenization)
+    check_reference(config.teacher, teacher_side.tokenization)
+    tables = PairTables(student.tokenization, teacher_side.tokenization)
+    supervise = supervisor(method, config.method, tables)
+    if is_gated(method):
         _check_mapping(config, student, teacher_side, prompts)
     accelerator = _accelerator(config, run_path)
     _check_share(config, accelerator.num_processes)
     model = load_student(config.student, device=accelerator.device, seed=config.run.seed)
     teacher = InProcessTeacher(
-        load_model(config.teacher).to(accelerator.device), teacher_side, config.teacher, student
+        load_model(config.teacher).to(accelerator.device),
+        teacher_side,
+        config.teacher,
+        student,
+        load_reference(config.teacher, teacher_side, accelerator.device),
     )
     method.check(teacher.caps, teacher.name)
-    scorer = TokenScorer(model, student.tokenization.stop_ids, logit_slice=config.train.logit_slice)
-    if not scorer.has_plain_head:
-        logger.warning(
-            "%s does more to its logits than a linear head, so logits of whole batches are made; lower "
-            "train.micro_batch_tokens if memory runs out",
-            type(causal_lm(model)).__name__,
-        )
+    scorer = _scorer(config, model, student, supervise)
     wrapped, optimizer = accelerator.prepare(scorer, make_optimizer(scorer, config.train))
-    pipeline, heldout_pipeline = _pipelines(
-        config, method, Sampler(model, student, Sampling.from_config(config.rollout)), teacher, scorer
-    )
+    sampler = Sampler(model, student, Sampling.from_config(config.rollout))
+    pipeline = _training_pipeline(config, method, supervise, sampler, teacher, scorer)
+    heldout_pipeline = _heldout_pipeline(config, method, tables, sampler, teacher)
     for engine, asked in ((pipeline.engine, prompts), (heldout_pipeline.engine, heldout or ())):
         if isinstance(engine, Sampler | RecordedEngine):
             engine.check_prompts(asked)
@@ -117,19 +120,24 @@ def _method(config: Config) -> Method:
             f"method {method.name!r} trains on what the teacher writes, so rollout.engine="
             f"{config.rollout.engine!r} would be ignored; set it to 'sample', or choose another method"
         )
+    if config.teacher.reference is not None and method.level is not TeacherLevel.REFERENCE:
+        raise UsageError(
+            f"teacher.reference is {config.teacher.reference.model!r}, which method {method.name!r} would "
+            "ignore; leave teacher.reference out, or choose a method of level 3, such as 'compass'"
+        )
+    method.check_settings(config.method)
     return method
 
 
 def _check_mapping(config: Config, student: Renderer, teacher: Renderer, prompts: Sequence[Prompt]) -> None:
     """The cheap half of an audit, before any weights are read: raise TrainingError where training would be
     unsafe, log what else was found. Prompts too long for the student are named one by one by its sampler."""
-    limits = (context_limit(config.teacher), config.teacher.max_length)
     mapping = audit_mapping(
         student,
         teacher,
         prompts,
         max_new_tokens=config.rollout.max_new_tokens,
-        teacher_limit=min((limit for limit in limits if limit is not None), default=None),
+        teacher_limit=context_limit(config.teacher),
     )
     for problem in require_safe(mapping, config.train.min_coverage):
         logger.warning("%s; %s", problem.what, problem.change)
@@ -161,11 +169,35 @@ def _check_share(config: Config, processes: int) -> None:
         )
 
 
-def _pipelines(
-    config: Config, method: Method, sampler: Sampler, teacher: InProcessTeacher, scorer: TokenScorer
-) -> tuple[Pipeline, Pipeline]:
-    """The stages of a training step, and those of an evaluation, where always the student writes."""
-    supervise = supervisor(method, config.method)
+def _scorer(
+    config: Config, model: PreTrainedModel, student: Renderer, supervise: Supervise | None
+) -> TokenScorer:
+    """The student as what a loss is a function of; it sorts the ids that a supervision compares by rank."""
+    ids = supervise.sorted_ids if isinstance(supervise, Sorts) else None
+    scorer = TokenScorer(
+        model,
+        student.tokenization.stop_ids,
+        logit_slice=config.train.logit_slice,
+        sorted_ids=None if ids is None else ids.tolist(),
+    )
+    if not scorer.has_plain_head:
+        logger.warning(
+            "%s does more to its logits than a linear head, so logits of whole batches are made; lower "
+            "train.micro_batch_tokens if memory runs out",
+            type(causal_lm(model)).__name__,
+        )
+    return scorer
+
+
+def _training_pipeline(
+    config: Config,
+    method: Method,
+    supervise: Supervise | None,
+    sampler: Sampler,
+    teacher: InProcessTeacher,
+    scorer: TokenScorer,
+) -> Pipeline:
+    """The stages of a training step."""
     engine: RolloutEngine = sampler
     if method.writer is Writer.TEACHER:
         engine = Sampler(teacher.model, teacher.renderer, sampler.sampling)
@@ -173,23 +205,42 @@ def _pipelines(
         engine = ReplayEngine(Path(config.rollout.replay), sampler.renderer.tokenization)
     elif config.rollout.engine == "recorded":
         engine = RecordedEngine(scorer, sampler.renderer, config.train.micro_batch_tokens)
-    heldout_sampling = Sampling.from_config(
+    return Pipeline(
+        student=sampler.renderer,
+        engine=engine,
+        teacher=teacher,
+        supervise=supervise,
+        writer=teacher.renderer if method.writer is Writer.TEACHER else None,
+        reference=_student_reference(config, method, sampler),
+    )
+
+
+def _heldout_pipeline(
+    config: Config, method: Method, tables: PairTables, sampler: Sampler, teacher: InProcessTeacher
+) -> Pipeline:
+    """The stages of an evaluation: the student writes, and realised tokens suffice to measure it. What is
+    left out is what the run's own method leaves out, where that has such credits, else what `chunk` does."""
+    plain = method.signal is Signal.CREDIT and method.level is TeacherLevel.REALISED
+    sampling = Sampling.from_config(
         config.rollout, max_new_tokens=config.eval.max_new_tokens, batch_size=config.eval.batch_size
     )
-    return (
-        Pipeline(
-            student=sampler.renderer,
-            engine=engine,
-            teacher=teacher,
-            supervise=supervise,
-            writer=teacher.renderer if method.writer is Writer.TEACHER else None,
-        ),
-        Pipeline(
-            student=sampler.renderer,
-            engine=Sampler(sampler.model, sampler.renderer, heldout_sampling),
-            teacher=teacher,
-            supervise=supervise or supervisor(get_method("chunk"), config.method),
-        ),
+    return Pipeline(
+        student=sampler.renderer,
+        engine=Sampler(sampler.model, sampler.renderer, sampling),
+        teacher=teacher,
+        supervise=supervisor(method if plain else get_method("chunk"), config.method, tables),
+    )
+
+
+def _student_reference(config: Config, method: Method, sampler: Sampler) -> StudentReference | None:
+    """The student as it is now, where the method or a penalty asks for it."""
+    if not (method.student_reference or config.method.reference_kl > 0):
+        return None
+    return StudentReference(
+        sampler.model,
+        sampler.renderer.tokenization.stop_ids,
+        logit_slice=config.train.logit_slice,
+        batch_tokens=config.train.micro_batch_tokens,
     )
 
 

@@ -1,0 +1,1 @@
+"""Rows of teacher mass on student tokens, one method a file."""

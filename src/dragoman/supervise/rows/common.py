@@ -1,0 +1,238 @@
+"""What all rules of rows share: where student tokens lie in the teacher's tokens, how mass becomes rows.
+
+A student token that starts a chunk is drawn where the teacher draws too (a root); one inside a chunk is drawn
+when some bytes of a teacher token have been written (an interior place). Mass is never renormalised:
+what has no place, was cut or is unknown is the residual.
+
+Labels. Where every id means the same on both sides and the teacher has read the same ids so far, `q*` is the
+teacher: rows are EXACT (LOWER for a stop set known only in part). Elsewhere no rule here can promise a
+bound: what the teacher writes next may still change how the student's tokenizer divides the token before,
+so even the mass of a token with equal bytes may exceed that of `q*`; all such rows are HEURISTIC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from dragoman.supervise.rows.teacher import TeacherRows
+from dragoman.text import NOWHERE, PairTables
+from dragoman.types import Alignment, ChunkKind, Rollout, RowLabel, Rows, TeacherScores, TokenText
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Response:
+    """One response and where its student tokens lie in the teacher's.
+
+    Student token i is drawn when `written[i]` bytes of teacher token `teacher_of[i]` have been written;
+    -1 for a token that has no row. `target[i]` is its id, any stop as the one that names the stop set.
+    """
+
+    tables: PairTables
+    rollout: Rollout
+    tokens: TokenText
+    teacher: TeacherRows
+    alignment: Alignment
+    target: Int64[np.ndarray, " S"]
+    teacher_of: Int64[np.ndarray, " S"]
+    written: Int64[np.ndarray, " S"]
+    same_so_far: Bool[np.ndarray, " S"]
+    """Whether the teacher has read the very ids that the student wrote before this token."""
+
+    def kind(self, index: int) -> ChunkKind:
+        """The kind of a token's chunk."""
+        return ChunkKind(int(self.alignment.kind[self.alignment.chunk_of[index]]))
+
+    def label(self, index: int) -> RowLabel:
+        """What is known of a token's row, under any rule of this package."""
+        place = int(self.teacher_of[index])
+        if not (self.tables.same_ids and self.same_so_far[index] and place == index):
+            return RowLabel.HEURISTIC
+        return RowLabel.EXACT if self.teacher[place].whole_stop else RowLabel.LOWER
+
+    def last_teacher(self, index: int) -> tuple[int, bytes]:
+        """The teacher token in which student token `index` ends, and the bytes it has of that one: of an
+        event, whatever either side spells, the one token it meets and none."""
+        bounds, start = self.tokens.bounds, int(self.teacher_of[index])
+        if self.kind(index) == ChunkKind.EVENT:
+            return start, b""
+        size = len(self.rollout.completion.token_bytes(index))
+        stop = int(bounds[start]) + int(self.written[index]) + size
+        last = max(int(np.searchsorted(bounds, stop, side="left")) - 1, start)
+        return last, self.tokens.data[int(bounds[last]) : stop]
+
+
+@dataclass(kw_only=True, eq=False)
+class Mass:
+    """The mass of a row by student id, and what is outside all of them; sums to 1. `given` is the teacher's
+    mass of what the place takes for granted, by which a row was divided (1 at a root)."""
+
+    of_id: Float64[np.ndarray, " Vs"]
+    rest: float
+    given: float = 1.0
+
+    def move(self, amount: float, source: int, target: int) -> None:
+        """Move mass from one token (`NOWHERE`: from the rest) to another; never more than there is."""
+        if source == NOWHERE:
+            amount = min(amount, self.rest)
+            self.rest -= amount
+        else:
+            amount = min(amount, float(self.of_id[source]))
+            self.of_id[source] -= amount
+        self.of_id[target] += amount
+
+
+Rule = Callable[[Response, int], Mass | None]
+"""The row of one student token; None where the method has none."""
+
+
+def respond(
+    tables: PairTables,
+    rollout: Rollout,
+    scores: TeacherScores,
+    alignment: Alignment,
+    allowed: Bool[np.ndarray, " S"],
+) -> Response:
+    """Find the places of the `allowed` student tokens. A normalised chunk spells other bytes than the
+    teacher's, and an event of several tokens is no draw of either side, so those have none.
+    """
+    tokens, student = scores.tokens, rollout.completion
+    teacher = TeacherRows(tables.teacher, scores)
+    assert tokens is not None
+    of = alignment.chunk_of
+    start_s, start_t = alignment.student_bounds[of], alignment.teacher_bounds[of]
+    num_s, num_t = np.diff(alignment.student_bounds)[of], np.diff(alignment.teacher_bounds)[of]
+    kind = alignment.kind[of]
+    is_event = kind == ChunkKind.EVENT
+    allowed = allowed & (kind < ChunkKind.NORMALISED) & (~is_event | ((num_s == 1) & (num_t == 1)))
+    place = student.bounds[:-1] - student.bounds[start_s] + tokens.bounds[start_t]
+    found = np.searchsorted(tokens.bounds, place, side="right") - 1
+    teacher_of = np.where(is_event, start_t, found)
+    written = np.where(is_event | ~allowed, 0, place - tokens.bounds[np.where(allowed, teacher_of, 0)])
+    target = student.ids.copy()
+    if tables.student_stop is not None:
+        target[np.isin(target, list(tables.student.stop_ids))] = tables.student_stop
+    return Response(
+        tables=tables,
+        rollout=rollout,
+        tokens=tokens,
+        teacher=teacher,
+        alignment=alignment,
+        target=target,
+        teacher_of=np.where(allowed, teacher_of, -1),
+        written=written,
+        same_so_far=_same_so_far(student.ids, tokens.ids),
+    )
+
+
+def scatter(
+    response: Response,
+    index: int,
+    targets: Int64[np.ndarray, " n"],
+    ids: Int64[np.ndarray, " n"] | None = None,
+) -> Mass | None:
+    """The teacher's mass at the place of student token `index`, moved to `targets`.
+
+    Without `ids`, `targets` are those of all teacher tokens and the row is a root's. With them, it is that of
+    the teacher's tokens `ids` alone: their mass is divided by that of all of them, an even share of the
+    tail included. None where none of them has mass.
+    """
+    row = response.teacher[int(response.teacher_of[index])]
+    size = response.tables.student.num_ids
+    if ids is None:
+        ids = np.arange(len(row.mass)) if row.named is None else row.named
+        targets = targets if row.named is None else targets[row.named]
+        mass, tail, total = row.mass[ids], row.tail, 1.0
+    else:
+        mass, tail = row.mass[ids], row.tail_within(ids)
+        total = float(mass.sum()) + tail
+    if not mass.sum() > 0.0:
+        return None
+    found = np.bincount(targets + 1, weights=mass, minlength=size + 1) / total
+    return Mass(of_id=found[1:], rest=float(found[0]) + tail / total, given=total)
+
+
+def root(response: Response, index: int, targets: Int64[np.ndarray, " Vt"]) -> Mass | None:
+    """The row of a token drawn where the teacher draws: all of the teacher's mass moved to `targets`.
+
+    Of an event without an entry in the tables, the alignment itself says that the two realised tokens mean
+    the same.
+    """
+    mass = scatter(response, index, targets)
+    place = int(response.teacher_of[index])
+    if (
+        mass is not None
+        and response.kind(index) == ChunkKind.EVENT
+        and targets[response.tokens.ids[place]] == NOWHERE
+    ):
+        mass.move(response.teacher.realised(place), NOWHERE, int(response.target[index]))
+    return mass
+
+
+def rows_of(response: Response, rule: Rule, topk: int | None) -> Rows:
+    """The rows of all tokens that have a place, under a rule.
+
+    A row keeps its `topk` largest candidates (all, for None), the sampled token among them if it has mass;
+    the others' mass is part of the residual.
+    """
+    kept: list[Int64[np.ndarray, " _"]] = []
+    logp: list[Float64[np.ndarray, " _"]] = []
+    residual = np.zeros(len(response.teacher_of))
+    label = np.full(len(residual), RowLabel.NONE, np.uint8)
+    for index, place in enumerate(response.teacher_of.tolist()):
+        mass = rule(response, index) if place >= 0 else None
+        if mass is None:
+            kept.append(np.zeros(0, np.int64))
+            continue
+        ids = largest(mass.of_id, topk, int(response.target[index]))
+        kept.append(ids)
+        logp.append(np.log(mass.of_id[ids]))
+        mass.of_id[ids] = 0.0
+        residual[index] = mass.rest + float(mass.of_id.sum())
+        label[index] = response.label(index)
+    return Rows(
+        bounds=np.concatenate([[0], np.cumsum([len(ids) for ids in kept])]).astype(np.int64),
+        ids=np.concatenate([np.zeros(0, np.int64), *kept]),
+        logp=np.concatenate([np.zeros(0), *logp]).astype(np.float32),
+        residual=residual.astype(np.float32),
+        label=label,
+    )
+
+
+def telling(rule: Rule) -> Rule:
+    """A rule without the rows that have no candidate: alone, they say nothing."""
+
+    def told(response: Response, index: int) -> Mass | None:
+        mass = rule(response, index)
+        return mass if mass is not None and mass.of_id.any() else None
+
+    return told
+
+
+def largest(
+    mass: Float64[np.ndarray, " Vs"], topk: int | None, always: int = NOWHERE
+) -> Int64[np.ndarray, " k"]:
+    """The ids of the `topk` largest positive masses, ascending, `always` among them if it has mass."""
+    ids = np.flatnonzero(mass > 0.0)
+    if topk is None or len(ids) <= topk:
+        return ids
+    least = np.partition(mass[ids], -topk)[-topk]
+    ids = ids[mass[ids] >= least]
+    # A stable order, so that ties are cut alike everywhere.
+    kept = ids[np.argsort(-mass[ids], kind="stable")[:topk]]
+    if always != NOWHERE and mass[always] > 0.0 and always not in kept:
+        kept[-1] = always
+    return np.sort(kept)
+
+
+def _same_so_far(
+    student: Int64[np.ndarray, " S"], teacher: Int64[np.ndarray, " T"]
+) -> Bool[np.ndarray, " S"]:
+    """Whether all ids before each of the student's tokens are the teacher's as well."""
+    size = min(len(student), len(teacher))
+    different = np.ones(len(student), bool)
+    different[:size] = student[:size] != teacher[:size]
+    return np.cumsum(different) - different == 0
