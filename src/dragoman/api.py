@@ -40,7 +40,7 @@ def distill(
     teacher: str,
     prompts: str | Sequence[PromptLike],
     heldout: str | Sequence[PromptLike] | None = None,
-    method: str = "chunk",
+    method: str = "span",
     steps: int = 100,
     out: str | Path = "runs/distill",
     settings: Mapping[str, Any] | None = None,
@@ -54,7 +54,7 @@ def distill(
     `settings` are configuration keys with dots, such as `{"rollout.max_new_tokens": 64}`.
 
     >>> result = dragoman.distill(student="assets:smollm2-135m-instruct", teacher="assets:gemma-3-270m",
-    ...                           prompts=["The sea is", "A good proof"], method="chunk", steps=2)
+    ...                           prompts=["The sea is", "A good proof"], method="span", steps=2)
     >>> result.summary["tokens"]["rollouts"]
     32
 

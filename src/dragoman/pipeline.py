@@ -19,6 +19,7 @@ from dragoman.observe import Record
 from dragoman.render import Renderer
 from dragoman.rollout import Request, RolloutEngine, StudentReference
 from dragoman.supervise import supervise_answer
+from dragoman.supervise.settle import settle
 from dragoman.teach import Teacher
 from dragoman.text.pair import PairTables
 from dragoman.types import DropReason, Rollout, Supervision, TeacherScores, TeacherView
@@ -82,7 +83,10 @@ class Pipeline:
                         records.append(Record(rollout=rollout, supervision=refused(rollout), step=step))
                     else:
                         records.append(self._record(rollout, view, scores.popleft(), step))
-        return records
+        with watch.stage("align"):
+            found = settle([r.supervision for r in records if r.supervision is not None])
+            settled = iter(found)
+            return [r if r.supervision is None else replace(r, supervision=next(settled)) for r in records]
 
     def _record(self, rollout: Rollout, view: TeacherView, scores: TeacherScores, step: int) -> Record:
         """A scored response with its supervision; the teacher's full rows end here."""

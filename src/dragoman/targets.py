@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 
 from dragoman.kinds import RowLabel
 
@@ -73,3 +73,17 @@ class Units:
     unit_of: Int64[np.ndarray, " S"]
     teacher_logp: Float32[np.ndarray, " U"]
     num_teacher: Int64[np.ndarray, " U"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Account:
+    """Credits that are settled when a whole step is known: those of `is_open` tokens are, before the clamp,
+    `own + share * neighbours` in nats. `pairs` are the budgets of neighbouring chunks, from which the share
+    is found; None until then."""
+
+    own: Float64[np.ndarray, " S"]
+    neighbours: Float64[np.ndarray, " S"]
+    is_open: Bool[np.ndarray, " S"]
+    pairs: Float64[np.ndarray, "P 2"]
+    clamp: float | None = None
+    share: float | None = None

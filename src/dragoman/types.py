@@ -19,9 +19,10 @@ from dragoman.conversation import Message, Prompt, ToolCall
 from dragoman.errors import TeacherError, TokenizerError
 from dragoman.kinds import ChunkKind, DropReason, Event, PairKind, RowLabel, StopReason, TeacherLevel
 from dragoman.pairing import Alignment, Correspondence
-from dragoman.targets import Rows, Units
+from dragoman.targets import Account, Rows, Units
 
 __all__ = [
+    "Account",
     "Alignment",
     "ChunkKind",
     "Correspondence",
@@ -210,6 +211,7 @@ class Supervision:
     num_clamped: int = 0
     rows: Rows | None = None
     units: Units | None = None
+    account: Account | None = None
     sorted_logp: Float32[np.ndarray, "S R"] | None = None
     """The teacher's log-probs of tokens without a counterpart, largest first, padded with -inf."""
 

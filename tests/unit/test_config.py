@@ -43,7 +43,7 @@ def refused(overrides: list[str], **options: Any) -> str:
 def test_plain_defaults() -> None:
     config = load_config(MINIMAL)
     assert (config.run.dir, config.run.seed, config.run.trackers) == ("runs/run", 0, ("tensorboard",))
-    assert (config.method.name, config.method.guard, config.method.clamp) == ("chunk", "off", None)
+    assert (config.method.name, config.method.guard, config.method.clamp) == ("span", "off", None)
     assert (config.method.clip_low, config.method.clip_high, config.method.dual_clip) == (0.2, 0.28, 10.0)
     assert (config.train.lr, config.train.betas, config.train.eps) == (1e-5, (0.9, 0.999), 1e-8)
     assert (config.teacher.batch_tokens, config.teacher.logit_slice, config.eval.seed) == (16384, 512, 1234)
@@ -78,7 +78,7 @@ def test_method_name_may_come_from_an_override_or_the_schema() -> None:
 
     load_config(MINIMAL, ["method.name=gkd"], defaults)
     load_config(MINIMAL, defaults=defaults)
-    assert asked == ["gkd", "chunk"]
+    assert asked == ["gkd", "span"]
 
 
 def test_null_given_by_the_user_beats_the_method() -> None:
@@ -90,12 +90,12 @@ def test_error_of_the_method_list_passes_through() -> None:
     def defaults(method: str) -> dict[str, Any]:
         raise ConfigError(f"no method {method!r}")
 
-    assert refused([], defaults=defaults) == "no method 'chunk'"
+    assert refused([], defaults=defaults) == "no method 'span'"
 
 
 def test_bad_method_default_is_blamed_on_the_method() -> None:
     message = refused([], defaults=lambda _: {"method.clamp": -1.0})
-    assert "method.clamp in the defaults of method 'chunk': got -1.0, expected number > 0, or null" in message
+    assert "method.clamp in the defaults of method 'span': got -1.0, expected number > 0, or null" in message
 
 
 def test_run_dir_follows_the_file_name(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dragoman.supervise import CREDITS, Chunks
 from dragoman.supervise.credit import NEAR_CERTAIN
+from dragoman.supervise.credit.span import accounts, coupling
 
 RULES = sorted(CREDITS)
 SHARING = ["marginal", "semantic_prior", "uniform"]
@@ -97,19 +98,43 @@ def test_chunks_do_not_touch_each_other(rule: str) -> None:
     assert CREDITS[rule](chunks_of(*parts)).tolist() == np.concatenate(alone).tolist()
 
 
-def test_span_is_the_segment_with_what_borders_on_it() -> None:
-    # D = 1, 2 | -4, 8 | 16 with sums 3, 4, 16: first segment 3 - 4; second 4 + 16, in its first chunk + 3;
-    # third 16 + 4
-    parts = [([-2.0], [-1.0]), ([-3.0], [-1.0]), ([-1.0], [-5.0]), ([-9.0], [-1.0]), ([-17.0], [-1.0])]
-    credit = CREDITS["span"](chunks_of(*parts, segments=[0, 0, 1, 1, 2]))
-    assert credit.tolist() == [-1.0, -1.0, 23.0, 20.0, 20.0]
+def test_span_accounts() -> None:
+    # D = 1, 2 | -4, 8 | 16 with sums 3, 4, 16. Beside the first span: -4; the second: 16, and 3 in its first
+    # chunk; the third: 4
+    parts = [([-2.0], [-1.0]), ([-3.0], [-1.0]), ([-5.0], [-9.0]), ([-9.0], [-1.0]), ([-17.0], [-1.0])]
+    found = accounts(chunks_of(*parts, segments=[0, 0, 1, 1, 2]))
+    assert found.own.tolist() == [3.0, 3.0, 4.0, 4.0, 16.0]
+    assert found.neighbours.tolist() == [-4.0, -4.0, 19.0, 16.0, 4.0]
+    assert found.pairs.tolist() == [[1.0, 2.0], [2.0, -4.0], [-4.0, 8.0], [8.0, 16.0]]
 
 
 def test_span_does_not_look_across_a_gap() -> None:
     # The numbers 1 and 3 do not follow each other: D = 1 | 2 || 4
     parts = [([-2.0], [-1.0]), ([-3.0], [-1.0]), ([-5.0], [-1.0])]
-    credit = CREDITS["span"](chunks_of(*parts, segments=[0, 1, 3]))
-    assert credit.tolist() == [3.0, 3.0, 4.0]
+    found = accounts(chunks_of(*parts, segments=[0, 1, 3]))
+    assert found.neighbours.tolist() == [2.0, 1.0, 0.0]
+    assert found.pairs.tolist() == [[1.0, 2.0]]
+
+
+def test_coupling_says_how_far_neighbours_repay_each_other() -> None:
+    rng = np.random.default_rng(0)
+    potential = rng.normal(size=4001)
+    repaid = np.diff(potential)  # correlation -1/2
+    pairs = np.stack([repaid[:-1], repaid[1:]], axis=1)
+    assert coupling(pairs) > 0.9
+    assert (
+        0.4 < coupling(pairs + rng.normal(size=pairs.shape) * 2**0.5) < 0.6
+    )  # half of the variance is noise
+    assert coupling(np.stack([potential[:-1], potential[1:]], axis=1)) < 0.1
+    assert coupling(np.stack([potential, potential], axis=1)) == 0.0  # together, not against each other
+    assert coupling(pairs[:8]) == 0.0  # too few to say
+
+
+def test_span_adds_neighbours_as_far_as_accounts_are_open() -> None:
+    # Budgets +1, -1, +1, ...: correlation -1, so lambda is 1 and each span has its neighbours' in full
+    parts = [([-2.0], [-1.0]), ([-1.0], [-2.0])] * 20
+    credit = CREDITS["span"](chunks_of(*parts, segments=list(range(40))))
+    assert credit.tolist() == [0.0, *[1.0, -1.0] * 19, 0.0]
 
 
 def test_segment_is_the_return_to_go_up_to_a_hard_boundary() -> None:

@@ -72,11 +72,11 @@ SAMPLED = (
     ),
     _credit(
         name="span",
-        summary="log-ratios of the token's whole span and of what borders on it; odd spans are penalised",
-        formula="A_i = D(own span) + D(next span's first chunk); in a first chunk also + D(span before)",
+        summary="log-ratios of the token's span and, as far as accounts are open, of what borders on it",
+        formula="A_i = D(own span) + lambda N_i, N_i = D of the next span's first chunk and the span before",
         source="dragoman",
         supervise="dragoman.supervise.sampled:build_span",
-        caveat="needs the guard; longer sums than under chunk, so a lower learning rate may be right",
+        caveat="lambda is found from all responses of a step; needs the guard",
     ),
     _credit(
         name="marginal",

@@ -41,6 +41,7 @@ def joined(credit: Supervision, rows: Supervision) -> Supervision:
         credit=credit.credit,
         num_clamped=credit.num_clamped,
         rows=rows.rows,
+        account=credit.account,
     )
 
 

@@ -14,10 +14,11 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from dragoman.config import MethodConfig
 from dragoman.supervise.boundaries import Boundaries
 from dragoman.supervise.credit import CREDITS, Chunks, CreditRule
+from dragoman.supervise.credit.span import Accounts, accounts
 from dragoman.supervise.guard import Guard, guarded
 from dragoman.supervise.marginal import Marginals
 from dragoman.text.pair import PairTables
-from dragoman.types import Alignment, ChunkKind, DropReason, Rollout, Supervision, TeacherScores
+from dragoman.types import Account, Alignment, ChunkKind, DropReason, Rollout, Supervision, TeacherScores
 
 Supervise = Callable[[Rollout, TeacherScores, Alignment], Supervision]
 Build = Callable[[PairTables, MethodConfig], Supervise]
@@ -41,7 +42,8 @@ class SampledSettings:
     boundaries: Boundaries | None = None
     """Where segments end; needed by `segment` and `span`."""
     spans: bool = False
-    """Whether segments are spans (`Boundaries.span_of`), of which one odd chunk makes all odd."""
+    """Whether segments are spans (`Boundaries.span_of`), of which one odd chunk makes all odd. Credits are
+    then of the own span alone until `settle` has seen the whole step."""
     marginals: Marginals | None = None
     """Needed by `marginal` and `marginal_rtg`."""
 
@@ -99,8 +101,14 @@ def supervise_sampled(
         span_of = settings.boundaries.span_of(rollout.completion, alignment, reason == DropReason.NONE)
         odd = spread(odd, span_of)
     verdict = guarded(settings.guard, reason, odd)
-    credit = settings.credit(_chunks(rollout, scores, alignment, verdict.counts, settings, span_of))
+    chunks = _chunks(rollout, scores, alignment, verdict.counts, settings, span_of)
     of = alignment.chunk_of
+    account = None
+    if settings.spans:
+        account = _account(accounts(chunks), of, verdict.counts, settings.clamp)
+        credit = account.own
+    else:
+        credit = settings.credit(chunks)
     num_clamped = 0
     if settings.clamp is not None:
         num_clamped = int((np.abs(credit[verdict.counts[of]]) > settings.clamp).sum())
@@ -113,6 +121,16 @@ def supervise_sampled(
         chunk_of=of,
         credit=credit.astype(np.float32),
         num_clamped=num_clamped,
+        account=account,
+    )
+
+
+def _account(
+    found: Accounts, of: Int64[np.ndarray, " S"], counts: Bool[np.ndarray, " C"], clamp: float | None
+) -> Account:
+    """The accounts of chunks as those of tokens."""
+    return Account(
+        own=found.own[of], neighbours=found.neighbours[of], is_open=counts[of], pairs=found.pairs, clamp=clamp
     )
 
 

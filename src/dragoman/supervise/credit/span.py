@@ -1,47 +1,89 @@
-"""`span`: every token receives the budgets of all chunks that its choice had a part in.
+"""`span`: every token receives the budgets of all chunks that its choice has a part in.
 
-    A_i = D(own segment)
-          + D(first chunk of the next segment)
-          + D(segment before), for tokens of a segment's first chunk
+    A_i = D(own span) + lambda * N_i
+    N_i = D(first chunk of the next span), and for tokens of a span's first chunk + D(span before)
 
-D of a segment is the sum of its chunks' budgets. Needs: a teacher of level 0, and segments
-(`supervise.boundaries`, there called spans).
+D of a span is the sum of its chunks' budgets. Needs: a teacher of level 0, and spans
+(`supervise.boundaries`).
 
 Why not the budgets from the token on, as in `segment`? Where the teacher's tokens end depends on what the
 student writes later: " f" is a token of its own before "as", and part of " fu" before "u". So the budget of
 the chunk " f" is a consequence of the token behind it, and a credit that leaves it out prefers, at " f",
-whatever makes the teacher end a token there. The same holds across a segment's end: that nothing goes on is
-said by what comes next. Budgets further away are not this token's doing; in expectation they only add noise.
+whatever makes the teacher end a token there. Across a span's end the same holds to the extent that accounts
+are open there: that nothing goes on is said by what comes next.
 
-With every chunk of a text in one segment this is the exact policy gradient of KL(S || T) over texts, as far
-as the student writes canonically. Source: dragoman; docs/decisions/0010-span-credit.md.
+How open they are can be seen. Where one chunk pays what the next gives back, neighbouring budgets go against
+each other: two chunks with one account have the correlation -1/2, as of x_1 - x_0 and x_2 - x_1. Hence
+
+    lambda = min(max(-2 r, 0), 1),   r the correlation of the budgets of neighbouring chunks
+
+over the responses of a step. Where accounts are settled at every border, N_i is noise, r is not negative and
+nothing of it is added.
+
+With every chunk of a text in one span this is the exact policy gradient of KL(S || T) over texts, as far as
+the student writes canonically. Source: dragoman; docs/decisions/0010-span-credit.md.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
 
 from dragoman.supervise.credit.chunks import Chunks
 
+LEAST_PAIRS = 32
+"""Neighbouring chunks below which nothing is said of their correlation."""
 
-def credit(chunks: Chunks) -> Float64[np.ndarray, " S"]:
-    """The sums above. Segments are neighbours if their numbers are; raises ValueError without segments."""
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Accounts:
+    """Of every chunk the budget of its span and of what borders on it; and the budgets of all pairs of
+    neighbouring chunks that count."""
+
+    own: Float64[np.ndarray, " C"]
+    neighbours: Float64[np.ndarray, " C"]
+    pairs: Float64[np.ndarray, "P 2"]
+
+
+def accounts(chunks: Chunks) -> Accounts:
+    """The sums above. Spans are neighbours if their numbers are; raises ValueError without spans."""
     segment_of = chunks.segment_of
     if segment_of is None:
         raise ValueError(
             "span credit needs Chunks.segment_of, but there are no segments; make the settings with "
             "`boundaries=Boundaries.of_pair(tables)`"
         )
-    if not len(segment_of):
-        return np.zeros(0)
     budget = chunks.budget
-    first = np.flatnonzero(np.diff(segment_of, prepend=segment_of[0] - 1))
-    number = np.cumsum(np.diff(segment_of, prepend=segment_of[0]) > 0)
+    if not len(budget):
+        return Accounts(own=budget, neighbours=budget, pairs=np.zeros((0, 2)))
+    step = np.diff(segment_of, prepend=segment_of[0] - 2)
+    first = np.flatnonzero(step > 0)
+    number = np.cumsum(step > 0) - 1
     total = np.add.reduceat(budget, first)
-    linked = np.diff(segment_of[first]) == 1
-    following = np.append(np.where(linked, budget[first[1:]], 0.0), 0.0)
-    before = np.insert(np.where(linked, total[:-1], 0.0), 0, 0.0)
-    of_chunk = (total + following)[number]
-    of_chunk[first] += before
-    return of_chunk[chunks.chunk_of]
+    linked = step[first[1:]] == 1
+    neighbours = np.append(np.where(linked, budget[first[1:]], 0.0), 0.0)[number]
+    neighbours[first[1:]] += np.where(linked, total[:-1], 0.0)
+    # A chunk that does not count has zeros on both sides.
+    counts = (chunks.student_sum != 0.0) | (chunks.teacher_sum != 0.0)
+    beside = (step[1:] <= 1) & counts[1:] & counts[:-1]
+    pairs = np.stack([budget[:-1][beside], budget[1:][beside]], axis=1)
+    return Accounts(own=total[number], neighbours=neighbours, pairs=pairs)
+
+
+def coupling(pairs: Float64[np.ndarray, "P 2"]) -> float:
+    """lambda; 0 for fewer than `LEAST_PAIRS` pairs or budgets that do not vary."""
+    if len(pairs) < LEAST_PAIRS:
+        return 0.0
+    centred = pairs - pairs.mean(axis=0)
+    scale = float(np.sqrt((centred**2).sum(axis=0).prod()))
+    if not scale > 0.0:
+        return 0.0
+    return min(max(-2.0 * float(centred.prod(axis=1).sum()) / scale, 0.0), 1.0)
+
+
+def credit(chunks: Chunks) -> Float64[np.ndarray, " S"]:
+    """The credit of every token, with lambda from these chunks."""
+    found = accounts(chunks)
+    return (found.own + coupling(found.pairs) * found.neighbours)[chunks.chunk_of]
