@@ -1,0 +1,1 @@
+"""Enumerable models and exact targets: methods measured against the truth."""

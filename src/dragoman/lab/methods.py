@@ -1,0 +1,116 @@
+"""Methods of the lab: the shipped ones by name, with settings of their own if wanted, as signals on a world.
+
+dpca    chunk[guard=off]    bpm[mask_whitespace=false;teacher.topk=16]
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from dragoman.config import MethodConfig, load_config
+from dragoman.errors import UsageError
+from dragoman.lab.bench import Bench
+from dragoman.lab.sampled import PathCredits
+from dragoman.lab.scores import ScoreBook
+from dragoman.lab.signals import CreditSignal, Signal, imitation
+from dragoman.methods import Method, Writer, get_method, method_defaults, methods
+from dragoman.methods.sampled import POLICY_GRADIENT
+from dragoman.supervise import CREDITS
+from dragoman.types import TeacherLevel
+
+_SPEC = re.compile(r"(?P<name>[^\[\]]+)(\[(?P<settings>[^\[\]]*)\])?")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabMethod:
+    """A method with the settings it has in the lab. `label` is what it was asked for by."""
+
+    label: str
+    method: Method
+    config: MethodConfig
+    topk: int | str
+    """`teacher.topk`."""
+
+    @property
+    def by_teacher(self) -> bool:
+        """Whether the teacher writes what is learnt from."""
+        return self.method.writer is Writer.TEACHER
+
+    @property
+    def rule(self) -> str | None:
+        """The credit rule behind it, in `CREDITS`; None if it has none."""
+        return credit_rule(self.method.supervise)
+
+
+def credit_rule(supervise: str | None) -> str | None:
+    """The credit rule that a `Method.supervise` is built on, by the name of the function: `build_chunk`, or
+    of a mixed method `build_chunk_retok`. None if it has none.
+
+    >>> credit_rule("dragoman.supervise.sampled:build_marginal_rtg")
+    'marginal_rtg'
+    """
+    module, _, function = (supervise or "").partition(":")
+    if module not in ("dragoman.supervise.sampled", "dragoman.supervise.mixed"):
+        return None
+    rest = function.removeprefix("build_")
+    fitting = [rule for rule in CREDITS if rest == rule or rest.startswith(f"{rule}_")]
+    return max(fitting, key=len, default=None)
+
+
+def parse_methods(text: str) -> list[LabMethod]:
+    """Methods by a comma-separated list. Raises UsageError or ConfigError for what cannot be meant."""
+    specs = [spec.strip() for spec in re.split(r",(?![^\[]*\])", text)]
+    if twice := sorted({spec for spec in specs if specs.count(spec) > 1}):
+        raise UsageError(f"got {', '.join(twice)} twice; name every method once")
+    return [parse_method(spec) for spec in specs]
+
+
+def parse_method(spec: str) -> LabMethod:
+    """One method, `name` or `name[key=value;...]`; keys are those of `method`, or whole as in
+    `teacher.topk`."""
+    found = _SPEC.fullmatch(spec)
+    if found is None:
+        raise UsageError(f"got the method {spec!r}, expected a name, or name[key=value;...]")
+    method = get_method(found["name"].strip())
+    settings = [part.strip() for part in (found["settings"] or "").split(";") if part.strip()]
+    overrides = [part if "." in part.partition("=")[0] else f"method.{part}" for part in settings]
+    plain = {
+        "method": {"name": method.name},
+        "data": {"train": "lab"},
+        "train": {"steps": 1},
+        "student": {"model": "lab"},
+        "teacher": {"model": "lab"},
+    }
+    config = load_config(plain, overrides, method_defaults)
+    method.check_settings(config.method)
+    if method.level is TeacherLevel.REFERENCE:
+        raise UsageError(
+            f"method {method.name!r} compares with a reference model of the teacher's family, which worlds "
+            "do not have; leave it out of the lab"
+        )
+    return LabMethod(label=spec, method=method, config=config.method, topk=config.teacher.topk)
+
+
+def default_methods(bench: Bench) -> list[LabMethod]:
+    """All methods that can be had in a world."""
+    found = [
+        parse_method(name) for name, method in methods().items() if method.level is not TeacherLevel.REFERENCE
+    ]
+    return [one for one in found if not one.method.equal_tokenizers or bench.tables.same_ids]
+
+
+def signal_of(bench: Bench, method: LabMethod) -> Signal:
+    """A method on a world. Raises CapabilityError where it needs equal tokenizers and they are not."""
+    method.method.check_tokenizers(bench.world.student, bench.world.teacher)
+    if method.by_teacher:
+        return imitation(bench)
+    scores = ScoreBook(bench, method.topk)
+    rule, config = method.rule, method.config
+    credits = None if rule is None else PathCredits(bench, rule, config, scores)
+    plain = method.method.objective == POLICY_GRADIENT and config.reference_kl == 0
+    if credits is not None and plain:
+        return CreditSignal(bench, credits.credit)
+    from dragoman.lab.dense import ObjectiveSignal
+
+    return ObjectiveSignal(bench, method.method, config, scores, credits)

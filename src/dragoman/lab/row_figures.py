@@ -1,0 +1,126 @@
+"""How near rows of teacher mass are to `q*`, and whether they keep what their labels promise."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from dragoman.lab.bench import Bench
+from dragoman.lab.dense import ObjectiveSignal
+from dragoman.types import RowLabel, Rows
+
+LEEWAY = 1e-6
+"""How far a mass may be from what its label says: rows are float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowFigures:
+    """Means over the canonical prefixes of paths, each with the probability that the student takes it.
+
+    `total_variation` is half the sum of |row(u) - q*(u)| over student tokens u, the residual counted as a
+    token without mass in `q*`; over prefixes that have a row. A candidate that is a set of tokens has its
+    mass where the student has it among them. `residual` is the mean residual, `row_rate` the share of
+    prefixes with a row. `labels` are shares of rows; `kept` says for labels that promise anything which
+    share of their rows keeps it: `exact` if every candidate has the mass of `q*`, `lower` if none has more.
+    """
+
+    total_variation: float | None
+    residual: float | None
+    row_rate: float
+    labels: dict[str, float]
+    kept: dict[str, float]
+
+
+def row_figures(
+    bench: Bench,
+    signal: ObjectiveSignal,
+    edge_logp: Float64[np.ndarray, " E"],
+    picked: Int64[np.ndarray, " P"],
+    prob: Float64[np.ndarray, " P"],
+) -> RowFigures | None:
+    """Measure the rows on some paths; None for a method without rows."""
+    sums: dict[str, float] = defaultdict(float)
+    labels: dict[int, float] = defaultdict(float)
+    kept: dict[int, float] = defaultdict(float)
+    laws = _Laws(bench, edge_logp)
+    has_rows = False
+    for path, weight in zip(picked.tolist(), prob.tolist(), strict=True):
+        rows = signal.supervision(path).rows
+        edges = bench.paths.edge[bench.paths.bounds[path] : bench.paths.bounds[path + 1]]
+        states = bench.paths.edge_state[edges]
+        for token in np.flatnonzero(bench.paths.state_is_canonical[states]).tolist():
+            sums["prefixes"] += weight
+            if rows is None or rows.label[token] == RowLabel.NONE:
+                continue
+            has_rows = True
+            label = int(rows.label[token])
+            distance, keeps = _measure(rows, token, laws, int(states[token]))
+            sums["rows"] += weight
+            sums["distance"] += weight * distance
+            sums["residual"] += weight * float(rows.residual[token])
+            labels[label] += weight
+            kept[label] += weight * keeps
+    if not has_rows:
+        return None
+    return RowFigures(
+        total_variation=sums["distance"] / sums["rows"],
+        residual=sums["residual"] / sums["rows"],
+        row_rate=sums["rows"] / sums["prefixes"],
+        labels={RowLabel(code).label: part / sums["rows"] for code, part in sorted(labels.items())},
+        kept={
+            RowLabel(code).label: kept[code] / part
+            for code, part in sorted(labels.items())
+            if code != RowLabel.HEURISTIC
+        },
+    )
+
+
+class _Laws:
+    """`q*` and the student's law of each state by token id."""
+
+    def __init__(self, bench: Bench, edge_logp: Float64[np.ndarray, " E"]) -> None:
+        self._bench = bench
+        self._prob = np.exp(edge_logp)
+        self._found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def of(self, state: int) -> tuple[Float64[np.ndarray, " V"], Float64[np.ndarray, " V"]]:
+        """(`q*`, student) at a state."""
+        if state not in self._found:
+            paths = self._bench.paths
+            own = slice(*paths.state_bounds[state : state + 2].tolist())
+            target, student = np.zeros((2, self._bench.world.student.num_ids))
+            target[paths.edge_token[own]] = paths.target[own]
+            student[paths.edge_token[own]] = self._prob[own]
+            self._found[state] = target, student
+        return self._found[state]
+
+
+def _measure(rows: Rows, token: int, laws: _Laws, state: int) -> tuple[float, bool]:
+    """Total variation of one row to `q*`, and whether it is what its label says."""
+    target, student = laws.of(state)
+    first, last = rows.bounds[token : token + 2].tolist()
+    mass = np.exp(rows.logp[first:last].astype(np.float64))
+    if rows.member_bounds is None:
+        ids, of, weight = rows.ids[first:last], np.arange(last - first), np.ones(last - first)
+    else:
+        bounds = rows.member_bounds[first : last + 1]
+        members = slice(int(bounds[0]), int(bounds[-1]))
+        ids, of = rows.ids[members], np.repeat(np.arange(last - first), np.diff(bounds))
+        weight = np.ones(len(ids))
+        if rows.log_weight is not None:
+            weight = np.exp(rows.log_weight[members].astype(np.float64))
+    share = student[ids] * weight
+    sums = np.bincount(of, share, len(mass))
+    # Where the student has nothing in a set, there is no telling, and all members are alike.
+    share = np.where(sums[of] > 0, share, 1.0)
+    row = np.bincount(ids, mass[of] * share / np.bincount(of, share, len(mass))[of], len(target))
+    distance = 0.5 * (float(np.abs(row - target).sum()) + float(rows.residual[token]))
+    exact = np.bincount(of, target[ids] * weight, len(mass))
+    if rows.label[token] == RowLabel.EXACT:
+        return distance, bool((np.abs(mass - exact) <= LEEWAY).all())
+    if rows.label[token] == RowLabel.LOWER:
+        return distance, bool((mass <= exact + LEEWAY).all())
+    return distance, True

@@ -1,0 +1,89 @@
+"""What a method says to do about some sampled paths: the gradient of its loss with respect to the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from dragoman.lab.bench import Bench, ragged
+from dragoman.lab.exact import centred
+
+Counts = Int64[np.ndarray, " P"] | Float64[np.ndarray, " P"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Student:
+    """A student of a world, with its law at hand."""
+
+    bench: Bench
+    logits: Float64[np.ndarray, " E"]
+    edge_logp: Float64[np.ndarray, " E"]
+
+
+def student_of(bench: Bench, logits: Float64[np.ndarray, " E"]) -> Student:
+    """The student with some logits."""
+    return Student(bench=bench, logits=logits, edge_logp=bench.paths.log_law(logits))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Push:
+    """The gradient, summed over tokens and paths, each path as often as it was drawn; and the squared norm
+    of each path's own, once."""
+
+    total: Float64[np.ndarray, " E"]
+    squares: Float64[np.ndarray, " P"]
+
+
+class Signal(Protocol):
+    """A method on a world. `paths` are different from each other and `counts` say how often each was drawn,
+    or with which probability."""
+
+    def push(self, student: Student, paths: Int64[np.ndarray, " P"], counts: Counts) -> Push:
+        """The gradient of the loss of some paths: training goes the other way."""
+        ...
+
+
+CreditOf = Callable[[Int64[np.ndarray, " P"], Float64[np.ndarray, " N"]], Float64[np.ndarray, " N"]]
+"""From paths and the student's log-probs of their tokens to the tokens' credits."""
+
+
+class CreditSignal:
+    """`-sum credit * log S(token)`: the policy gradient where the student is the one that sampled."""
+
+    def __init__(self, bench: Bench, credit: CreditOf) -> None:
+        self._bench = bench
+        self._credit = credit
+
+    def push(self, student: Student, paths: Int64[np.ndarray, " P"], counts: Counts) -> Push:
+        """The score-function gradient."""
+        tokens, sizes = ragged(self._bench.paths.bounds, paths)
+        edges = self._bench.paths.edge[tokens]
+        credit = self._credit(paths, student.edge_logp[edges])
+        pushed = np.bincount(edges, credit * np.repeat(counts, sizes), len(student.logits))
+        return Push(
+            total=-centred(self._bench.paths, student.edge_logp, pushed),
+            squares=_squares(student, edges, credit, sizes),
+        )
+
+
+def imitation(bench: Bench) -> CreditSignal:
+    """Cross-entropy of given answers: a credit of 1 for every token."""
+    return CreditSignal(bench, lambda paths, logp: np.ones(len(logp)))
+
+
+def _squares(
+    student: Student,
+    edges: Int64[np.ndarray, " N"],
+    credit: Float64[np.ndarray, " N"],
+    sizes: Int64[np.ndarray, " P"],
+) -> Float64[np.ndarray, " P"]:
+    """Squared norms of `sum credit * grad log S(token)` of each path: no path is twice in one state, and
+    the gradient of one log-prob is (1 at the edge) - S(. | state)."""
+    paths = student.bench.paths
+    prob = np.exp(student.edge_logp)
+    spread = np.add.reduceat(prob**2, paths.state_bounds[:-1])[paths.edge_state[edges]]
+    return np.add.reduceat(credit**2 * (1.0 - 2.0 * prob[edges] + spread), np.cumsum(sizes) - sizes)
