@@ -79,11 +79,14 @@ class Units:
 class Account:
     """Credits that are settled when a whole step is known: those of `is_open` tokens are, before the clamp,
     `own + share * neighbours` in nats. `pairs` are the budgets of neighbouring chunks, from which the share
-    is found; None until then."""
+    is found; None until then. Those of `is_penalised` tokens are `penalty` below the mean of the open ones.
+    """
 
     own: Float64[np.ndarray, " S"]
     neighbours: Float64[np.ndarray, " S"]
     is_open: Bool[np.ndarray, " S"]
+    is_penalised: Bool[np.ndarray, " S"]
+    penalty: float
     pairs: Float64[np.ndarray, "P 2"]
     clamp: float | None = None
     share: float | None = None

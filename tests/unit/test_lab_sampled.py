@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -14,8 +15,9 @@ from dragoman.lab.sampled import PathCredits
 from dragoman.lab.scores import ScoreBook
 from dragoman.lab.signals import student_of
 from dragoman.lab.worlds import WorldSettings
+from dragoman.supervise.settle import settle
 from dragoman.train.ragged import joined_rows
-from dragoman.types import Prompt, Rollout
+from dragoman.types import Prompt, Rollout, Supervision
 
 WORLDS = (
     WorldSettings(kind="lexicon", teacher_merges=60, student_merges=25, size=30),
@@ -45,8 +47,13 @@ def bench_of(world: WorldSettings) -> Bench:
     return make_bench(world)
 
 
-def shipped(bench: Bench, spec: str, path: int, logp: np.ndarray) -> np.ndarray:
-    """Credits of one path as training makes them."""
+def shipped(bench: Bench, spec: str, paths: Sequence[int], logps: Sequence[np.ndarray]) -> np.ndarray:
+    """Credits of some paths as training makes them for a step."""
+    found = settle([_supervised(bench, spec, path, logp) for path, logp in zip(paths, logps, strict=True)])
+    return np.concatenate([one.credit for one in found if one.credit is not None])
+
+
+def _supervised(bench: Bench, spec: str, path: int, logp: np.ndarray) -> Supervision:
     method = parse_method(spec)
     supervise = method.method.build(bench.tables, method.config)
     assert supervise is not None
@@ -59,9 +66,7 @@ def shipped(bench: Bench, spec: str, path: int, logp: np.ndarray) -> np.ndarray:
         behaviour_logp=logp.astype(np.float32),
     )
     scores = ScoreBook(bench, method.topk).of_text(index)
-    credit = supervise(rollout, scores, bench.chunks.alignment_of(path)).credit
-    assert credit is not None
-    return credit
+    return supervise(rollout, scores, bench.chunks.alignment_of(path))
 
 
 @pytest.mark.parametrize("spec", METHODS)
@@ -81,9 +86,7 @@ def test_credits_of_many_paths_are_those_of_each(world: WorldSettings, spec: str
         student.edge_logp[bench.paths.edge[bench.paths.bounds[p] : bench.paths.bounds[p + 1]]] for p in paths
     ]
     got = credits.credit(paths, np.concatenate(logps))
-    expected = np.concatenate(
-        [shipped(bench, spec, int(path), logp) for path, logp in zip(paths, logps, strict=True)]
-    )
+    expected = shipped(bench, spec, paths.tolist(), logps)
     assert len(got) == len(expected)
     assert np.abs(expected).max() > 0.1
     # float32 log-probs of up to 30 nats, sums of a few, and ratios of two
@@ -100,7 +103,7 @@ def test_a_mixed_method_has_the_credits_of_its_rule() -> None:
     ]
     credits = PathCredits(bench, "chunk", method.config, ScoreBook(bench, method.topk))
     got = credits.credit(np.array([path]), logp)
-    np.testing.assert_allclose(got, shipped(bench, "mixed", path, logp), atol=1e-5)
+    np.testing.assert_allclose(got, shipped(bench, "mixed", [path], [logp]), atol=1e-5)
 
 
 @pytest.mark.parametrize("spec", ["chunk", "dpca", "span", "segment[guard=mask]"])

@@ -16,7 +16,7 @@ def supervision(
     penalised: int | None = None,
     clamp: float | None = None,
 ) -> Supervision:
-    """Tokens of open accounts, one of them with the guard's penalty of 3 instead if named."""
+    """Tokens of open accounts, one of them with a penalty of 3 instead if named."""
     size = len(own)
     is_open = np.arange(size) != (-1 if penalised is None else penalised)
     return Supervision(
@@ -28,6 +28,8 @@ def supervision(
             own=np.array(own),
             neighbours=np.array(neighbours),
             is_open=is_open,
+            is_penalised=~is_open,
+            penalty=3.0,
             pairs=np.array(pairs, np.float64).reshape(-1, 2),
             clamp=clamp,
         ),
@@ -49,10 +51,10 @@ def test_one_share_for_all_responses_of_a_step() -> None:
     assert alone.credit is not None and alone.credit.tolist() == [1.0, 2.0]
 
 
-def test_a_penalty_is_not_settled_and_the_clamp_comes_last() -> None:
-    # 8 + 4 = 12 is cut to 10, 12 - 4 = 8 is not: the clamp is for the sum
+def test_the_clamp_is_for_the_sum_and_a_penalty_is_below_the_mean() -> None:
+    # 8 + 4 = 12 is cut to 10, 12 - 4 = 8 is not; the mean is 9, and 3 less is 6
     found = settle([supervision([8.0, 12.0, 1.0], [4.0, -4.0, 9.0], REPAID * 2, penalised=2, clamp=10.0)])
-    assert found[0].credit is not None and found[0].credit.tolist() == [10.0, 8.0, -3.0]
+    assert found[0].credit is not None and found[0].credit.tolist() == [10.0, 8.0, 6.0]
     assert found[0].num_clamped == 1
 
 

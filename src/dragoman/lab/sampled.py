@@ -16,6 +16,7 @@ from dragoman.lab.scores import ScoreBook
 from dragoman.supervise import CREDITS, Boundaries, Chunks, Guard, Marginals
 from dragoman.supervise.guard import Guarded, guarded
 from dragoman.supervise.sampled import spread
+from dragoman.supervise.settle import mean_credit
 from dragoman.types import DropReason
 
 
@@ -43,6 +44,7 @@ class PathCredits:
             found = boundaries.segment_of(chunks.text, chunks.alignment, self.verdict.counts)
             segments = found + 2 * path_of_chunk
         self._segments = segments
+        self._is_settled = rule == "span"
         self._steps: _Steps | None = None
         if rule in ("marginal", "marginal_rtg"):
             self._steps = _Steps(bench, scores, self.verdict.counts)
@@ -77,8 +79,9 @@ class PathCredits:
         if self.config.clamp is not None:
             credit = np.clip(credit, -self.config.clamp, self.config.clamp)
         credit = np.where(counts[of], credit, 0.0)
+        level = mean_credit([(credit, counts[of])]) if self._is_settled else 0.0
         found: Float64[np.ndarray, " N"] = np.where(
-            self.verdict.penalised[number][of], -self.config.guard_penalty, credit
+            self.verdict.penalised[number][of], level - self.config.guard_penalty, credit
         )
         return found
 

@@ -77,6 +77,7 @@ SAMPLED = (
         source="dragoman",
         supervise="dragoman.supervise.sampled:build_span",
         caveat="lambda is found from all responses of a step; needs the guard",
+        defaults={**GUARDED, "method.guard_penalty": 1.0},
     ),
     _credit(
         name="marginal",

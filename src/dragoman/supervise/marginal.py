@@ -132,6 +132,8 @@ class Marginals:
         order, rank = self.tables.teacher_bytes, self._bytes_rank
         span = self.tables.teacher_prefix_range(rest)
         ids, logp = _in_row(scores, chunk.rows[k], order, rank, span, realised)
+        if not len(ids):
+            return ids, logp
         likely = np.argsort(-logp, kind="stable")[:MOST_TRIED]
         if realised in ids and realised not in ids[likely]:
             likely = np.append(likely, np.flatnonzero(ids == realised))

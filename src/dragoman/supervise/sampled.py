@@ -15,7 +15,7 @@ from dragoman.config import MethodConfig
 from dragoman.supervise.boundaries import Boundaries
 from dragoman.supervise.credit import CREDITS, Chunks, CreditRule
 from dragoman.supervise.credit.span import Accounts, accounts
-from dragoman.supervise.guard import Guard, guarded
+from dragoman.supervise.guard import Guard, Guarded, guarded
 from dragoman.supervise.marginal import Marginals
 from dragoman.text.pair import PairTables
 from dragoman.types import Account, Alignment, ChunkKind, DropReason, Rollout, Supervision, TeacherScores
@@ -105,7 +105,7 @@ def supervise_sampled(
     of = alignment.chunk_of
     account = None
     if settings.spans:
-        account = _account(accounts(chunks), of, verdict.counts, settings.clamp)
+        account = _account(accounts(chunks), of, verdict, settings)
         credit = account.own
     else:
         credit = settings.credit(chunks)
@@ -126,11 +126,17 @@ def supervise_sampled(
 
 
 def _account(
-    found: Accounts, of: Int64[np.ndarray, " S"], counts: Bool[np.ndarray, " C"], clamp: float | None
+    found: Accounts, of: Int64[np.ndarray, " S"], verdict: Guarded, settings: SampledSettings
 ) -> Account:
     """The accounts of chunks as those of tokens."""
     return Account(
-        own=found.own[of], neighbours=found.neighbours[of], is_open=counts[of], pairs=found.pairs, clamp=clamp
+        own=found.own[of],
+        neighbours=found.neighbours[of],
+        is_open=verdict.counts[of],
+        is_penalised=verdict.penalised[of],
+        penalty=settings.guard_penalty,
+        pairs=found.pairs,
+        clamp=settings.clamp,
     )
 
 
