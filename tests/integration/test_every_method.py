@@ -129,7 +129,7 @@ def test_a_reference_with_other_ids(refused: Refused, family: Mapping[str, Path]
 def test_a_reference_that_nothing_asks_for(refused: Refused, family: Mapping[str, Path]) -> None:
     code, message = refused({"teacher.reference.model": str(family["teacher"])})
     assert code == 2
-    assert f"teacher.reference is {str(family['teacher'])!r}, which method 'chunk' would ignore" in message
+    assert f"teacher.reference is {str(family['teacher'])!r}, which method 'span' would ignore" in message
 
 
 def test_compass_without_a_reference(refused: Refused) -> None:

@@ -207,6 +207,11 @@ class EvalConfig(Section):
     batch_size: int | None = Field(
         default=None, ge=1, description="Responses sampled at once; null is `rollout.batch_size`."
     )
+    forward: bool = Field(
+        default=False,
+        description="Whether the teacher writes a response to each held-out prompt too, once, on which every "
+        "evaluation measures the forward KL of the student.",
+    )
 
 
 class Config(Section):
@@ -234,6 +239,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _evaluation_has_prompts(self) -> Self:
+        if self.eval.forward and self.data.heldout is None:
+            raise ValueError(
+                "eval.forward is true, but data.heldout is not set, so there is nothing for the teacher to "
+                "answer; name held-out prompts, or set eval.forward to false"
+            )
         if self.eval.every > 0 and self.data.heldout is None:
             raise ValueError(
                 f"eval.every is {self.eval.every}, but data.heldout is not set, so there is nothing to "

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dragoman.evaluate.forward import ForwardKL, TeacherText
 from dragoman.evaluate.intervals import Interval, ratio_interval
 from dragoman.evaluate.measures import measure
 from dragoman.observe import Metrics, Ratio, Record
@@ -26,6 +27,8 @@ REPORTED = (
     "entropy",
     "repetition",
 )
+FORWARD = ("forward_kl_per_byte", "forward_coverage")
+"""Reported too where the teacher's texts were read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,13 @@ class Evaluation:
 
     by_prompt: tuple[Metrics, ...]
     records: tuple[Record, ...]
+    texts: tuple[TeacherText, ...] | None = None
+    """The teacher's texts that the student read; None where it was not asked to."""
+
+    @property
+    def reported(self) -> tuple[str, ...]:
+        """The names of its figures."""
+        return REPORTED if self.texts is None else REPORTED + FORWARD
 
     def ratios(self, name: str) -> list[Ratio]:
         """One ratio a prompt, in the order of the prompts."""
@@ -51,7 +61,7 @@ class Evaluation:
     def flat(self) -> dict[str, float]:
         """Figures and the bounds of their intervals (`_low`, `_high`), for `metrics.jsonl`."""
         values: dict[str, float] = {}
-        for name in REPORTED:
+        for name in self.reported:
             low, high = self.interval(name)
             values |= {name: self.value(name), f"{name}_low": low, f"{name}_high": high}
         return values
@@ -59,18 +69,25 @@ class Evaluation:
     def summary(self) -> dict[str, Any]:
         """Figures and their intervals (`_ci`: low, high), for `summary.json`."""
         values: dict[str, Any] = {}
-        for name in REPORTED:
+        for name in self.reported:
             values |= {name: self.value(name), f"{name}_ci": list(self.interval(name))}
         return values
 
 
 def evaluate(
-    pipeline: Pipeline, prompts: Sequence[Prompt], *, samples: int, seed: int, batch: int = 64
+    pipeline: Pipeline,
+    prompts: Sequence[Prompt],
+    *,
+    samples: int,
+    seed: int,
+    batch: int = 64,
+    forward: ForwardKL | None = None,
 ) -> Evaluation:
     """Sample `samples` responses to every prompt (of a conversation, all its turns), score them and measure
     them. The figures of a prompt are those of all its rollouts; keys of prompts are unique.
 
-    Seeds do not depend on the step: before and after are compared on common random numbers.
+    Seeds do not depend on the step: before and after are compared on common random numbers. With `forward`
+    the student is measured on the teacher's texts as well.
     """
     by_prompt: list[Metrics] = []
     records: list[Record] = []
@@ -83,4 +100,11 @@ def evaluate(
             figures[record.rollout.prompt.key].append(measure(record))
         by_prompt.extend(Metrics().merge(*figures[prompt.key]) for prompt in part)
         records.extend(found)
-    return Evaluation(by_prompt=tuple(by_prompt), records=tuple(records))
+    if forward is None:
+        return Evaluation(by_prompt=tuple(by_prompt), records=tuple(records))
+    read = forward.measured(prompts, seed=seed)
+    return Evaluation(
+        by_prompt=tuple(own.merge(other) for own, other in zip(by_prompt, read, strict=True)),
+        records=tuple(records),
+        texts=tuple(text for own in forward.texts(prompts, seed=seed) for text in own),
+    )

@@ -47,6 +47,9 @@ def measure(record: Record) -> Metrics:
         if record.supervision.credit is not None:
             metrics["clamp_rate"] = Ratio(record.supervision.num_clamped, supervised)
             metrics["credit"] = Ratio(float(record.supervision.credit.sum(dtype=np.float64)), supervised)
+        account = record.supervision.account
+        if account is not None and account.share is not None:
+            metrics["account_share"] = Ratio(account.share, 1)
         reasons = Counter(record.supervision.reason.tolist())
         for reason in DropReason:
             if reason is not DropReason.NONE:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 
@@ -24,15 +25,34 @@ from dragoman.train.setup import Session
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What of an evaluation a summary needs: its figures, and the distance prompt by prompt."""
+    """What of an evaluation a summary needs: its figures, and the distances prompt by prompt."""
 
     figures: Mapping[str, Any]
     kl: tuple[Ratio, ...]
+    forward_kl: tuple[Ratio, ...] | None = None
+    """None where the teacher wrote nothing."""
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> HeldOut:
         """The extract of an evaluation."""
-        return cls(figures=evaluation.summary(), kl=tuple(evaluation.ratios("kl_per_byte")))
+        forward = None if evaluation.texts is None else tuple(evaluation.ratios("forward_kl_per_byte"))
+        return cls(
+            figures=evaluation.summary(), kl=tuple(evaluation.ratios("kl_per_byte")), forward_kl=forward
+        )
+
+    def saved(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"figures": self.figures, "kl": _pairs(self.kl), "forward_kl": _pairs(self.forward_kl)}
+
+    @classmethod
+    def read(cls, saved: Mapping[str, Any]) -> HeldOut:
+        """What `saved` gave."""
+        forward = saved.get("forward_kl")
+        return cls(
+            figures=saved["figures"],
+            kl=tuple(Ratio(*pair) for pair in saved["kl"]),
+            forward_kl=None if forward is None else tuple(Ratio(*pair) for pair in forward),
+        )
 
 
 @dataclass
@@ -72,8 +92,7 @@ class Account:
         account.dropped = Counter(saved["dropped"])
         account.stages = Counter(saved["seconds_by_stage"])
         if saved["before"] is not None:
-            kl = tuple(Ratio(*pair) for pair in saved["before"]["kl"])
-            account.before = HeldOut(figures=saved["before"]["figures"], kl=kl)
+            account.before = HeldOut.read(saved["before"])
         return account
 
     def add_step(self, session: Session, records: Sequence[Record], watch: Stopwatch) -> None:
@@ -112,9 +131,17 @@ class Account:
             self.dropped.update(dropped_of_rank)
         self.stages.update(watch.seconds)
 
-    def add_evaluation(self, records: Sequence[Record]) -> None:
-        """Add the sampling and scoring of an evaluation."""
+    def add_evaluation(self, found: Evaluation, *, wrote: bool) -> None:
+        """Add the sampling and scoring of an evaluation. `wrote`: the teacher's texts, if any, count too; a
+        resumed run writes the same texts again, which it would not have done uninterrupted."""
+        records = found.records
         self.flops += Flops(eval=pass_flops(self.student, student_lengths(records)) + self._scoring(records))
+        texts = found.texts or ()
+        read = [len(text.reading.ids) for text in texts if text.reading is not None]
+        self.flops += Flops(eval=pass_flops(self.student, np.array(read, np.int64)))
+        if wrote:
+            written = [len(text.written.context_ids) + len(text.written.completion) for text in texts]
+            self.flops += Flops(eval=pass_flops(self.teacher, np.array(written, np.int64)))
 
     def _scoring(self, records: Sequence[Record]) -> int:
         """One pass of the teacher, and of its reference if it has one."""
@@ -134,11 +161,7 @@ class Account:
 
     def totals(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        before = None
-        if self.before is not None:
-            pairs = [(ratio.numerator, ratio.denominator) for ratio in self.before.kl]
-            before = {"figures": self.before.figures, "kl": pairs}
-        return {**self.spent(), "before": before}
+        return {**self.spent(), "before": None if self.before is None else self.before.saved()}
 
     def summary(self, session: Session) -> dict[str, Any]:
         """The content of `summary.json`; None for what nothing was counted for."""
@@ -157,12 +180,23 @@ class Account:
         return {name: finite(value) for name, value in values.items()}
 
     def _change(self) -> dict[str, Any] | None:
-        """Relative change of the held-out distance, with an interval paired by prompt."""
+        """Relative changes of the held-out distances, with intervals paired by prompt."""
         if self.before is None or self.after is None:
             return None
-        relative = self.after.figures["kl_per_byte"] / self.before.figures["kl_per_byte"] - 1.0
-        interval = ratio_change_interval(self.before.kl, self.after.kl)
-        return {"relative": relative, "relative_ci": list(interval)}
+        before, after = self.before, self.after
+        found = {
+            "relative": after.figures["kl_per_byte"] / before.figures["kl_per_byte"] - 1.0,
+            "relative_ci": list(ratio_change_interval(before.kl, after.kl)),
+        }
+        if before.forward_kl is not None and after.forward_kl is not None:
+            name = "forward_kl_per_byte"
+            found["forward_relative"] = after.figures[name] / before.figures[name] - 1.0
+            found["forward_relative_ci"] = list(ratio_change_interval(before.forward_kl, after.forward_kl))
+        return found
+
+
+def _pairs(ratios: Sequence[Ratio] | None) -> list[tuple[float, float]] | None:
+    return None if ratios is None else [(ratio.numerator, ratio.denominator) for ratio in ratios]
 
 
 def peak_memory_bytes() -> int:

@@ -141,9 +141,13 @@ def _evaluate(
     progress("evaluate", step, config.train.steps, {})
     start = time.perf_counter()
     found = evaluate(
-        session.heldout_pipeline, session.heldout, samples=config.eval.samples, seed=config.eval.seed
+        session.heldout_pipeline,
+        session.heldout,
+        samples=config.eval.samples,
+        seed=config.eval.seed,
+        forward=session.forward,
     )
-    account.add_evaluation(found.records)
+    account.add_evaluation(found, wrote=step == 0)
     values = found.flat() | {"seconds": time.perf_counter() - start}
     if session.accelerator.is_main_process:
         run.log(step, "eval", values)

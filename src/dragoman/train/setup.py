@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from dragoman.audit.run import context_limit
 from dragoman.config import Config
 from dragoman.data import load_prompts
 from dragoman.errors import UsageError
+from dragoman.evaluate import ForwardKL
 from dragoman.methods import Method, Signal, Sorts, Supervise, Writer, get_method
 from dragoman.models import TokenScorer, load_model
 from dragoman.models.loading import causal_lm, load_student
@@ -48,6 +49,8 @@ class Session:
     updater: Updater
     pipeline: Pipeline
     heldout_pipeline: Pipeline
+    forward: ForwardKL | None
+    """The teacher's texts on the held-out prompts, where evaluations read them."""
     prompts: Sequence[Prompt]
     heldout: Sequence[Prompt]
 
@@ -108,6 +111,7 @@ def build_session(
         updater=Updater(accelerator, wrapped, optimizer, load_objective(method.objective), config),
         pipeline=pipeline,
         heldout_pipeline=heldout_pipeline,
+        forward=_forward(config, teacher, sampler, heldout or ()),
         prompts=prompts,
         heldout=heldout or (),
     )
@@ -221,14 +225,38 @@ def _heldout_pipeline(
     """The stages of an evaluation: the student writes, and realised tokens suffice to measure it. What is
     left out is what the run's own method leaves out, where that has such credits, else what `chunk` does."""
     plain = method.signal is Signal.CREDIT and method.level is TeacherLevel.REALISED
-    sampling = Sampling.from_config(
-        config.rollout, max_new_tokens=config.eval.max_new_tokens, batch_size=config.eval.batch_size
-    )
     return Pipeline(
         student=sampler.renderer,
-        engine=Sampler(sampler.model, sampler.renderer, sampling),
+        engine=Sampler(sampler.model, sampler.renderer, _heldout_sampling(config)),
         teacher=teacher,
         supervise=supervisor(method if plain else get_method("chunk"), config.method, tables),
+    )
+
+
+def _heldout_sampling(config: Config) -> Sampling:
+    return Sampling.from_config(
+        config.rollout, max_new_tokens=config.eval.max_new_tokens, batch_size=config.eval.batch_size
+    )
+
+
+def _forward(
+    config: Config, teacher: InProcessTeacher, sampler: Sampler, heldout: Sequence[Prompt]
+) -> ForwardKL | None:
+    """The teacher as a writer of texts as long as the student's, but from its own distribution, which is what
+    a forward KL is an expectation over. The student reads in the precision of its weights, as it samples.
+    """
+    if not (config.eval.forward and heldout):
+        return None
+    sampling = replace(_heldout_sampling(config), temperature=1.0, top_p=1.0, top_k=0)
+    writer = Sampler(teacher.model, teacher.renderer, sampling)
+    writer.check_prompts(heldout)
+    stops = sampler.renderer.tokenization.stop_ids
+    return ForwardKL(
+        write=writer.rollouts,
+        teacher=teacher.renderer,
+        student=sampler.renderer,
+        scorer=TokenScorer(sampler.model, stops, logit_slice=config.train.logit_slice),
+        batch_tokens=config.train.micro_batch_tokens,
     )
 
 
