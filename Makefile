@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check format fuzz bench-align bench-alignment clean
+.PHONY: help quickstart test check format fuzz bench-align bench-alignment bench-methods clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,6 +50,11 @@ bench-alignment: $(STAMP) ## Judge the chunks of all aligners on all pairs of to
 	$(BIN)/dragoman assets get pair tokenizers
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks/alignment
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/alignment/run.py
+
+bench-methods: $(STAMP) ## Train every method on the embedded pair, one table; hours, and goes on where it was
+	$(BIN)/dragoman assets get
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks/methods
+	$(BIN)/python benchmarks/methods/run.py
 
 clean: ## Remove the environment and caches; keeps runs/ and the fetched assets
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -21,7 +21,7 @@ from dragoman.methods import BUILT_IN, get_method
 
 
 def figures(kl: float, forward: float) -> dict[str, Any]:
-    found: dict[str, Any] = {name: 0.5 for name in HELDOUT} | {
+    found: dict[str, Any] = dict.fromkeys(HELDOUT, 0.5) | {
         "kl_per_byte": kl,
         "forward_kl_per_byte": forward,
     }
@@ -108,8 +108,8 @@ def test_tables_and_plot(tmp_path: Path) -> None:
         in text
     )
     assert (
-        "| `bpm` | rows | 0.200 (0.100 to 0.300) | -50 (-60 to -40) | 0.240 (0.140 to 0.340) | -20 (-25 to +5) "
-        "| 50.00 | 75.00 | 20.00 |"
+        "| `bpm` | rows | 0.200 (0.100 to 0.300) | -50 (-60 to -40) | 0.240 (0.140 to 0.340) "
+        "| -20 (-25 to +5) | 50.00 | 75.00 | 20.00 |"
     ) in text
     assert "| `bpm` | 4 | 3e-05 | 5.00 (5.00 to 6.50) | 2.00 | 4.00 | 1.50 |" in text
     assert "* `gkd`: needs what is not there" in text

@@ -59,7 +59,7 @@ def test_a_run_leaves_everything_behind(run: Run, student: Path, method: str) ->
 def test_the_summary(run: Run, metrics: Metrics) -> None:
     found = run()
     summary = json.loads((found.path / "summary.json").read_text())
-    assert (summary["method"], summary["steps"]) == ("chunk", 2)
+    assert (summary["method"], summary["steps"]) == ("span", 2)
     assert summary["seconds"] > 0
     assert summary["peak_memory_bytes"] > 1e7
     for part in ("before", "after"):
@@ -93,7 +93,7 @@ def test_the_final_model_loads_as_any_other(run: Run, student: Path) -> None:
     assert tokenizer.chat_template == own.chat_template
     card = (found.model / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n")
-    assert "method `chunk`" in card
+    assert "method `span`" in card
     assert f"{found.summary['after']['kl_per_byte']:.4f}" in card
 
 

@@ -88,7 +88,11 @@ def evaluate(
     if not session.heldout:
         raise click.UsageError("data.heldout is not set, so there is nothing to evaluate on")
     found = evaluate_heldout(
-        session.heldout_pipeline, session.heldout, samples=settings.eval.samples, seed=settings.eval.seed
+        session.heldout_pipeline,
+        session.heldout,
+        samples=settings.eval.samples,
+        seed=settings.eval.seed,
+        forward=session.forward,
     )
     if as_json:
         click.echo(json.dumps(finite(found.summary()), indent=2))
