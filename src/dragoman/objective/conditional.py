@@ -33,10 +33,13 @@ def on_candidates(rows: ScoredRows, which: Bool[Tensor, " N"] | None = None) -> 
 
 
 def log_softmax(logp: Float[Tensor, " C"], row_of: Int[Tensor, " C"], size: int) -> Float[Tensor, " C"]:
-    """Log-softmax within each of `size` ragged rows."""
+    """Log-softmax within each of `size` ragged rows; -inf throughout a row without mass."""
     lowest = torch.full((size,), -torch.inf, dtype=logp.dtype, device=logp.device)
-    largest = lowest.scatter_reduce(0, row_of, logp.detach(), "amax")[row_of]
-    return logp - largest - sums((logp - largest).exp(), row_of, size)[row_of].log()
+    largest = lowest.scatter_reduce(0, row_of, logp.detach(), "amax")
+    # Of a row of -inf alone nothing can be said, and no NaN may come of it: not even in a gradient.
+    largest = largest.masked_fill(torch.isneginf(largest), 0.0)[row_of]
+    total = sums((logp - largest).exp(), row_of, size)
+    return logp - largest - total.masked_fill(total == 0.0, 1.0)[row_of].log()
 
 
 def sums(values: Float[Tensor, " C"], row_of: Int[Tensor, " C"], size: int) -> Float[Tensor, " N"]:

@@ -1,18 +1,25 @@
-"""Student tokens that a teacher writes in several tokens: which they are, by the first of those."""
+"""Where two tokenizers disagree on how far a token reaches: student tokens that a teacher writes in several,
+and the student token that follows some others when a teacher token does."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 
 from dragoman.text import NOWHERE, PairTables
 from dragoman.types import Event
 
+JOINED = -2
+"""The student's tokenizer would not have divided the text as it is divided."""
+_BLANKS = (b" ", b"\t", b"\n", b"\r", b"\v", b"\f")
+_BREAKS = (b"\n", b"\r")
 _TRIED = 64
-"""Student tokens that are tried as longer ones behind a token that began before."""
+"""Student tokens, the most usual first, that are tried as longer ones behind a token that began before."""
+_KEPT = 1 << 18
+"""Tokenisations held at once."""
 
 
 class LongerTokens:
@@ -20,66 +27,76 @@ class LongerTokens:
 
     def __init__(self, tables: PairTables) -> None:
         self._tables = tables
+        self.after = lru_cache(maxsize=4096)(self._after)
         self.behind = lru_cache(maxsize=65536)(self._behind)
-        self.joint = lru_cache(maxsize=65536)(self._joint)
 
     @cached_property
     def _spelled(
         self,
     ) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N_plus_1"], Int64[np.ndarray, " M"]]:
-        """Student text tokens with their spelling in teacher tokens: (ids, bounds, teacher ids)."""
-        student = self._tables.student
+        """Student text tokens that the teacher spells in several tokens: (ids, bounds, teacher ids)."""
+        student, teacher = self._tables.student, self._tables.teacher
         ids = np.flatnonzero(student.events == Event.NONE)
-        vocabulary = student.vocabulary_bytes()
-        bounds, found = self._tables.teacher.encode_many([vocabulary[i] for i in ids.tolist()])
-        return ids, bounds, found
+        own, theirs = student.vocabulary_bytes(), teacher.vocabulary_bytes()
+        bounds, found = teacher.encode_many([own[i] for i in ids.tolist()])
+        pieces = [theirs[w] for w in found.tolist()]
+        several = [
+            number
+            for number in np.flatnonzero(np.diff(bounds) > 1).tolist()
+            if b"".join(pieces[bounds[number] : bounds[number + 1]]) == own[ids[number]]
+        ]
+        chosen = np.array(several, np.int64)
+        sizes = np.diff(bounds)[chosen]
+        inside = np.zeros(len(bounds) - 1, bool)
+        inside[chosen] = True
+        return (
+            ids[chosen],
+            np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            found[np.repeat(inside, np.diff(bounds))],
+        )
 
     @cached_property
     def _by_first(self) -> tuple[Int64[np.ndarray, " Vt_plus_1"], Int64[np.ndarray, " n"]]:
-        """Numbers into `_spelled` of the tokens with several teacher tokens, by the first of these."""
+        """Numbers into `_spelled` by the first teacher token."""
         _, bounds, found = self._spelled
-        several = np.flatnonzero(np.diff(bounds) > 1)
-        first = found[bounds[several]]
-        order = np.argsort(first, kind="stable")
+        first = found[bounds[:-1]]
         counts = np.bincount(first, minlength=self._tables.teacher.num_ids)
-        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), several[order]
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), np.argsort(first, kind="stable")
 
     @cached_property
-    def has(self) -> Bool[np.ndarray, " Vt"]:
-        """Which teacher tokens begin a longer student token."""
-        return np.diff(self._by_first[0]) > 0
+    def able(self) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        """Teacher tokens that begin longer student tokens and have a place themselves, and of how many."""
+        counts = np.diff(self._by_first[0])
+        ids = np.flatnonzero((counts > 0) & (self._tables.first_token != NOWHERE))
+        return ids, counts[ids]
 
-    def of(self, w: int) -> Int64[np.ndarray, " n"]:
-        """The longer student tokens that teacher token w begins."""
+    def of(self, ids: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
+        """The longer student tokens that some teacher tokens begin, with the student's first token of each of
+        these: (first, longer)."""
         bounds, numbers = self._by_first
-        return self._spelled[0][numbers[bounds[w] : bounds[w + 1]]]
+        sizes = bounds[ids + 1] - bounds[ids]
+        places = np.arange(int(sizes.sum())) + np.repeat(bounds[ids] - (np.cumsum(sizes) - sizes), sizes)
+        return np.repeat(self._tables.first_token[ids], sizes), self._spelled[0][numbers[places]]
 
-    @lru_cache(maxsize=4096)  # noqa: B019 - lives as long as the run
-    def by_second(self, w: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """The same by the second teacher token of each."""
+    def _after(self, chain: tuple[int, ...]) -> dict[int, Int64[np.ndarray, " n"]]:
+        """Student tokens that the teacher writes as (*chain, u, ...), by u."""
         ids, bounds, found = self._spelled
         by_first, numbers = self._by_first
-        parts: dict[int, list[int]] = defaultdict(list)
-        for number in numbers[by_first[w] : by_first[w + 1]].tolist():
-            parts[int(found[bounds[number] + 1])].append(int(ids[number]))
-        return tuple((second, tuple(members)) for second, members in parts.items())
+        numbers = numbers[by_first[chain[0]] : by_first[chain[0] + 1]]
+        numbers = numbers[np.diff(bounds)[numbers] > len(chain)]
+        for depth, w in enumerate(chain):
+            numbers = numbers[found[bounds[numbers] + depth] == w]
+        following = found[bounds[numbers] + len(chain)]
+        return {int(u): ids[numbers[following == u]] for u in np.unique(following)}
 
-    def _joint(self, w: int, second: int) -> tuple[int, frozenset[int]]:
-        """The student's first token of two teacher tokens in a row, and the longer tokens that end where they
-        end or before."""
-        teacher = self._tables.teacher
-        data = teacher.token_bytes(w) + teacher.token_bytes(second)
-        spelled = self._tables.student.encode(data).ids
-        start = int(spelled[0]) if len(spelled) else NOWHERE
-        vocabulary = self._tables.student
-        within = frozenset(
-            v
-            for s, members in self.by_second(w)
-            if s == second
-            for v in members
-            if len(vocabulary.token_bytes(v)) <= len(data)
-        )
-        return start, within
+    def beyond(
+        self, longer: Mapping[int, Int64[np.ndarray, " n"]], following: Sequence[int], size: int
+    ) -> list[int]:
+        """Of `longer` tokens, by their next teacher token, those of more than `size` bytes behind which one
+        in `following` is next."""
+        student = self._tables.student
+        found = (v for u in following if u in longer for v in longer[u].tolist())
+        return [v for v in found if len(student.token_bytes(v)) > size]
 
     def _behind(self, written: bytes, rest: bytes, w: int) -> tuple[int, ...]:
         """Student tokens that start with `rest` and go on, such that the teacher's tokenizer writes `written`
@@ -87,9 +104,84 @@ class LongerTokens:
         tables = self._tables
         low, high = tables.student_bytes.range(rest)
         keys, ids = tables.student_bytes.keys[low:high], tables.student_bytes.ids[low:high]
-        tried = [(key, int(i)) for key, i in zip(keys, ids, strict=True) if len(key) > len(rest)][:_TRIED]
+        tried = sorted((int(i), key) for key, i in zip(keys, ids, strict=True) if len(key) > len(rest))
         if not tried:
             return ()
-        bounds, found = tables.teacher.encode_many([written + key for key, _ in tried])
-        first = found[bounds[:-1]]
-        return tuple(i for (_, i), start in zip(tried, first.tolist(), strict=True) if start == w)
+        bounds, found = tables.teacher.encode_many([written + key for _, key in tried[:_TRIED]])
+        first = np.append(found, NOWHERE)[bounds[:-1]]
+        return tuple(i for (i, _), start in zip(tried[:_TRIED], first.tolist(), strict=True) if start == w)
+
+
+class Continued:
+    """The student's tokenizer asked what it writes when a teacher token goes on a text it has begun."""
+
+    def __init__(self, tables: PairTables) -> None:
+        self._tables = tables
+        self._known: dict[tuple[tuple[int, ...], bytes, int], int] = {}
+
+    def __call__(self, written: tuple[int, ...], data: bytes, following: Sequence[int]) -> list[int]:
+        """Of each teacher token w in `following` the student token behind `written` in the student's own
+        tokenisation of `data` and w.
+
+        `JOINED` where that does not start with `written`; `NOWHERE` where it does, but the next token is not
+        known: white space is divided in view of what comes behind it, so it is tried before a letter too.
+        """
+        unknown = [w for w in following if (written, data, w) not in self._known]
+        if len(self._known) + len(unknown) > _KEPT:
+            self._known.clear()
+            unknown = list(following)
+        pieces = [self._tables.teacher.token_bytes(w) for w in unknown]
+        found = self._next(written, [data + piece for piece in pieces])
+        blank = [n for n, piece in enumerate(pieces) if piece[-1:] in _BLANKS]
+        with_letter = self._next(written, [data + pieces[n] + self.letter for n in blank])
+        for n, other in zip(blank, with_letter, strict=True):
+            if other != found[n]:
+                # Behind blanks there will be something, behind a line break anything.
+                impossible = other == JOINED and pieces[n][-1:] not in _BREAKS
+                found[n] = JOINED if impossible else NOWHERE
+        for w, token in zip(unknown, found, strict=True):
+            self._known[written, data, w] = token
+        return [self._known[written, data, w] for w in following]
+
+    @cached_property
+    def letter(self) -> bytes:
+        """A letter that the student has a token for; nothing where it has none."""
+        known = self._tables.student_of_bytes
+        return next((bytes([b]) for b in b"xabcdefghijklmnopqrstuvwyz" if bytes([b]) in known), b"")
+
+    @cached_property
+    def unsettled(self) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        """Teacher tokens that end in white space and that the student begins in another way before a letter:
+        (ids, first token alone, first token before a letter)."""
+        tables = self._tables
+        data = tables.teacher.vocabulary_bytes()
+        ids = np.array([w for w, piece in enumerate(data) if piece[-1:] in _BLANKS], np.int64)
+        alone = tables.first_token[ids]
+        before = np.array(self._next((), [data[w] + self.letter for w in ids.tolist()]), np.int64)
+        sizes = np.array([len(tables.student.token_bytes(max(int(u), 0))) for u in before], np.int64)
+        inside = sizes <= np.array([len(data[w]) for w in ids.tolist()], np.int64)
+        differ = (alone != before) & (alone >= 0) & (before >= 0) & inside
+        return ids[differ], alone[differ], before[differ]
+
+    def _next(self, written: tuple[int, ...], strings: list[bytes]) -> list[int]:
+        if not strings:
+            return []
+        bounds, ids = self._tables.spell(strings)
+        size, found = len(written), []
+        for number in range(len(strings)):
+            own = ids[bounds[number] : bounds[number + 1]].tolist()
+            if not own:
+                found.append(NOWHERE)
+            elif tuple(own[:size]) != written:
+                found.append(JOINED)
+            else:
+                found.append(own[size] if len(own) > size else NOWHERE)
+        return found
+
+
+def likeliest(mass: np.ndarray, most: int, least: float) -> Int64[np.ndarray, " n"]:
+    """The ids of the `most` largest masses, of those that are `least` or more; ascending."""
+    ids = np.flatnonzero((mass >= least) & (mass > 0.0))
+    if len(ids) > most:
+        ids = np.sort(ids[np.argsort(-mass[ids], kind="stable")[:most]])
+    return ids

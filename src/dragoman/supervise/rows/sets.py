@@ -2,46 +2,129 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
-from dragoman.supervise.rows.common import largest
+from dragoman.supervise.rows.common import Response, largest
+from dragoman.types import RowLabel, Rows
+
+
+class Candidates(NamedTuple):
+    """Disjoint sets of tokens with a mass each, and the mass of those that were left out.
+
+    Set k has the `sizes[k]` ids that lie at its place in `ids`.
+    """
+
+    ids: Int64[np.ndarray, " M"]
+    sizes: Int64[np.ndarray, " K"]
+    mass: Float64[np.ndarray, " K"]
+    left: float
 
 
 @dataclass(kw_only=True, eq=False)
 class Sets:
-    """Masses of student tokens and which of them are told apart only together; `ended` is the mass of which
-    nothing more is known."""
+    """Masses of student tokens and which of them are told apart only together. `lost` is the mass of tokens
+    that are not known, `ended` that of which not even the place is."""
 
     single: Float64[np.ndarray, " Vs"]
     lost: float = 0.0
     ended: float = 0.0
-    _parent: dict[int, int] = field(default_factory=dict)
+    _links: list[tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]] = field(default_factory=list)
 
-    def join(self, ids: Sequence[int]) -> None:
+    def join(self, ids: Sequence[int] | Int64[np.ndarray, " n"]) -> None:
         """Make some tokens one set."""
-        for index in ids[1:]:
-            self._parent[self.find(index)] = self.find(ids[0])
+        members = np.asarray(ids, np.int64)
+        self.link(np.full(max(len(members) - 1, 0), members[0] if len(members) else 0), members[1:])
 
-    def find(self, index: int) -> int:
-        """The token that names a token's set."""
-        while (parent := self._parent.setdefault(index, index)) != index:
-            self._parent[index] = index = self._parent[parent]
-        return index
+    def link(self, one: Int64[np.ndarray, " n"], other: Int64[np.ndarray, " n"]) -> None:
+        """Put token `other[i]` into the set of token `one[i]`, for every i."""
+        if len(one):
+            self._links.append((one, other))
 
-    def candidates(self, topk: int | None, always: int) -> list[tuple[list[int], float]]:
-        """Sets with their masses, at most `topk`, that of token `always` among them."""
-        members: dict[int, list[int]] = defaultdict(list)
-        for index in list(self._parent):
-            members[self.find(index)].append(index)
+    def move(self, amount: float, source: int, target: int | None) -> float:
+        """Move mass from one token to another (None: away), never more than there is; how much it was."""
+        amount = min(amount, float(self.single[source]))
+        self.single[source] -= amount
+        if target is not None:
+            self.single[target] += amount
+        return amount
+
+    def give_up(self, index: int) -> None:
+        """Make a token part of what is not known."""
+        self.lost += float(self.single[index])
+        self.single[index] = 0.0
+
+    def candidates(self, topk: int | None, always: int) -> Candidates:
+        """The `topk` sets of most mass, that of token `always` among them if it has any; ordered by the
+        smallest id of each."""
+        ids, name = self._names()
         mass = self.single.copy()
-        for name, ids in members.items():
-            total = float(mass[ids].sum())
-            mass[ids] = 0.0
-            mass[name] = total
-        wanted = self.find(always) if always in self._parent else always
-        return [(sorted(members.get(i, [i])), float(mass[i])) for i in largest(mass, topk, wanted).tolist()]
+        mass[ids] = np.bincount(name, mass[ids], len(ids))
+        own = np.flatnonzero(ids == always)
+        always = int(ids[name[own[0]]]) if len(own) else always
+        kept = largest(mass, topk, always)
+        found = mass[kept]
+        mass[kept] = 0.0
+        # Members side by side: those of sets in the order of their names, then the tokens that stand alone.
+        order = np.argsort(name, kind="stable")
+        counts = np.bincount(name, minlength=len(ids))
+        first = np.cumsum(counts) - counts
+        place = np.searchsorted(ids, kept)
+        inside = np.append(ids, -1)[place] == kept
+        place = np.where(inside, place, 0)
+        sizes = np.where(inside, np.append(counts, 1)[place], 1)
+        start = np.where(inside, np.append(first, 0)[place], len(ids) + np.arange(len(kept)))
+        flat = np.arange(int(sizes.sum())) + np.repeat(start - (np.cumsum(sizes) - sizes), sizes)
+        return Candidates(np.concatenate([ids[order], kept])[flat], sizes, found, float(mass.sum()))
+
+    def _names(self) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        """All joined ids, ascending, and the place among them of the smallest of each one's set."""
+        if not self._links:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        ends = [np.concatenate(side) for side in zip(*self._links, strict=True)]
+        ids, places = np.unique(np.concatenate(ends), return_inverse=True)
+        one, other = places[: len(ends[0])], places[len(ends[0]) :]
+        name = np.arange(len(ids))
+        while True:
+            least = np.minimum(name[one], name[other])
+            found = name.copy()
+            np.minimum.at(found, one, least)
+            np.minimum.at(found, other, least)
+            found = found[found]
+            if np.array_equal(found, name):
+                return ids, name
+            name = found
+
+
+def rows_of_sets(response: Response, rule: Callable[[Response, int], Sets | None], topk: int | None) -> Rows:
+    """The rows of all tokens that have a place, under a rule; of each the `topk` largest candidates, that of
+    the sampled token among them. A row inside a teacher token is `partial`."""
+    size = len(response.teacher_of)
+    counts, residual = np.zeros(size, np.int64), np.zeros(size)
+    label = np.full(size, RowLabel.NONE, np.uint8)
+    found: list[Candidates] = []
+    for index, place in enumerate(response.teacher_of.tolist()):
+        sets = rule(response, index) if place >= 0 else None
+        candidates = None if sets is None else sets.candidates(topk, int(response.target[index]))
+        if sets is None or candidates is None or not len(candidates.mass):
+            continue
+        found.append(candidates)
+        counts[index] = len(candidates.mass)
+        label[index] = response.label(index)
+        residual[index] = sets.lost + sets.ended + candidates.left
+    sizes = np.concatenate([np.zeros(0, np.int64), *(one.sizes for one in found)])
+    partial = (response.written > 0) & (label != RowLabel.NONE)
+    return Rows(
+        bounds=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        ids=np.concatenate([np.zeros(0, np.int64), *(one.ids for one in found)]),
+        logp=np.log(np.concatenate([np.zeros(0), *(one.mass for one in found)])).astype(np.float32),
+        residual=residual.astype(np.float32),
+        label=label,
+        # Where every set is one token, these are rows as of any other method.
+        member_bounds=np.concatenate([[0], np.cumsum(sizes)]) if (sizes > 1).any() else None,
+        partial=partial if partial.any() else None,
+    )
