@@ -42,7 +42,7 @@ def rows(tables: PairTables, *overrides: str) -> dict[str, MethodRow]:
 def test_every_method_has_a_row(tables: PairTables) -> None:
     found = rows(tables)
     assert list(found) == list(methods())
-    assert [name for name, row in found.items() if row.configured] == ["chunk"]
+    assert [name for name, row in found.items() if row.configured] == ["span"]
 
 
 def test_defaults_of_a_method_ask_for_what_it_needs(tables: PairTables) -> None:
