@@ -81,8 +81,9 @@ def at_target(world: str, spec: str) -> np.ndarray:
     return gradient(bench, signal_on(world, spec), bench.target_logits, spec, cover=1.0 - 1e-6)
 
 
+@cache
 def at_start(world: str, spec: str) -> np.ndarray:
-    """The expected gradient before training."""
+    """The expected gradient before training, with the accounts shared as they are measured."""
     bench = bench_of(world)
     return gradient(bench, signal_on(world, spec), bench.first_logits, spec)
 
@@ -105,9 +106,13 @@ def path_logp(bench: Bench, path: int) -> np.ndarray:
     return paths.log_law(bench.first_logits)[edges].astype(np.float32)
 
 
+@cache
+def _book(world: str, topk: int | str) -> ScoreBook:
+    return ScoreBook(bench_of(world), topk)
+
+
 def scores_on(world: str, method: LabMethod, path: int) -> TeacherScores:
-    bench = bench_of(world)
-    return ScoreBook(bench, method.topk).of_text(int(bench.paths.text_of[path]))
+    return _book(world, method.topk).of_text(int(bench_of(world).paths.text_of[path]))
 
 
 @cache
@@ -154,5 +159,5 @@ def build_whole_canon(tables: PairTables, config: MethodConfig) -> Supervise:
 def whole_canon(world: str, spec: str = "canon") -> Signal:
     """`canon` on the rows of which all is known."""
     method = parse_method(spec)
-    named = replace(method, method=replace(method.method, supervise="truth:build_whole_canon"))
+    named = replace(method, method=replace(method.method, supervise="lab_truth:build_whole_canon"))
     return signal_of(bench_of(world), named)
