@@ -80,7 +80,7 @@ def some_paths(world: str, number: int = 8) -> list[int]:
     return sorted({*odd.tolist(), *paths.canonical_path[:number].tolist()})
 
 
-@pytest.mark.parametrize("world", lab_truth.WORLDS)
+@pytest.mark.parametrize("world", ["fine", "coarse", "markov", "blanks", "same"])
 @pytest.mark.parametrize("name", [*lab_truth.ROWS, "gkd", "simct", "gold", "gold_normalised", "xtoken_h"])
 def test_candidates_and_residual_have_mass_one(name: str, world: str) -> None:
     if not lab_truth.runs_on(world, name):
@@ -202,7 +202,7 @@ def test_no_odd_token_is_paid_under_a_guard(name: str, world: str, guard: str) -
 
 
 ROWS_REWARD = {
-    # Push on odd tokens before training, in `fine` and `markov`. Rows at canonical tokens themselves have mass
+    # Push on odd tokens before training, in `fine` and `markov`. Rows at canonical tokens have mass
     # on odd ones, so a guard, which can but mask chunks, changes little.
     "bpm": (0.77, 0.59),
     "xtoken": (0.78, 0.17),
