@@ -72,7 +72,8 @@ def gradient(bench: Bench, signal: Signal, logits: np.ndarray, spec: str, cover:
     probability."""
     by_teacher = parse_method(spec).by_teacher
     picked, prob = drawn_paths(bench, logits, by_teacher=by_teacher, cover=cover)
-    return signal.push(student_of(bench, logits), picked, prob).total
+    total: np.ndarray = signal.push(student_of(bench, logits), picked, prob).total
+    return total
 
 
 def at_target(world: str, spec: str) -> np.ndarray:

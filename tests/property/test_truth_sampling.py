@@ -7,6 +7,7 @@ import pytest
 
 import lab_truth
 from dragoman.lab.exact import text_gradient
+from dragoman.lab.methods import parse_method
 from dragoman.lab.signals import student_of
 from dragoman.lab.training import PathSampler
 from dragoman.supervise import Marginals
@@ -27,7 +28,7 @@ def batches(world: str, spec: str, logits: np.ndarray, size: int, number: int) -
     student, sampler, random = student_of(bench, logits), PathSampler(bench), np.random.default_rng(7)
     found = []
     for _ in range(number):
-        if lab_truth.parse_method(spec).by_teacher:
+        if parse_method(spec).by_teacher:
             drawn = sampler.answers(random.random(size))
         else:
             drawn = sampler.rollouts(student, random.random((size, sampler.longest)))
@@ -80,7 +81,7 @@ def some_paths(world: str, number: int = 8) -> list[int]:
     return sorted({*odd.tolist(), *paths.canonical_path[:number].tolist()})
 
 
-@pytest.mark.parametrize("world", ["fine", "coarse", "markov", "blanks", "same"])
+@pytest.mark.parametrize("world", ["fine", "coarse", "markov", "same"])
 @pytest.mark.parametrize("name", [*lab_truth.ROWS, "gkd", "simct", "gold", "gold_normalised", "xtoken_h"])
 def test_candidates_and_residual_have_mass_one(name: str, world: str) -> None:
     if not lab_truth.runs_on(world, name):
@@ -129,7 +130,7 @@ def test_a_chunks_credits_hand_on_its_budget_and_no_more(name: str, world: str) 
 
 @pytest.mark.parametrize("world", lab_truth.WORLDS)
 def test_the_teachers_log_probs_of_student_tokens_sum_to_those_of_its_own(world: str) -> None:
-    bench, method = lab_truth.bench_of(world), lab_truth.parse_method("marginal")
+    bench, method = lab_truth.bench_of(world), parse_method("marginal")
     marginals, num_split, num_known = Marginals(bench.tables), 0, 0
     for path in some_paths(world):
         alignment = bench.chunks.alignment_of(path)
@@ -167,22 +168,23 @@ def test_credits_reward_odd_segmentations_without_a_guard_alone(name: str, world
     assert -0.01 < odd_push(world, f"{name}[guard=mask;clamp=null]") < 0.04
 
 
-@pytest.mark.parametrize("world", ["fine", "markov"])
-def test_credit_and_rows_together_reward_odd_segmentations_without_a_guard_alone(world: str) -> None:
-    # found .13 and .19 of canon_span; .02 and .07 of mixed, which has rows where credits are bad
-    for name, free in (("canon_span", 0.1), ("mixed", 0.01)):
-        found = [odd_push(world, f"{name}[guard={guard};clamp=null]") for guard in ("off", "mask", "penalty")]
-        assert found[0] > free and found[0] > found[1] > found[2]
-        assert found[1] < 0.01 and found[2] < -0.01
+@pytest.mark.parametrize(("name", "free"), [("canon_span", 0.1), ("mixed", 0.03)])
+def test_credit_and_rows_together_reward_odd_segmentations_without_a_guard_alone(
+    name: str, free: float
+) -> None:
+    # found .19 of canon_span and .07 of mixed, which has rows where credits are bad
+    found = [odd_push("markov", f"{name}[guard={guard};clamp=null]") for guard in ("off", "mask", "penalty")]
+    assert found[0] > free and found[0] > found[1] > found[2]
+    assert found[1] < 0.01 and found[2] < -0.01
 
 
 @pytest.mark.parametrize("guard", ["mask", "penalty"])
-@pytest.mark.parametrize("world", ["fine", "hard", "markov", "same"])
+@pytest.mark.parametrize("world", ["fine", "markov", "same"])
 @pytest.mark.parametrize("name", PAID)
 def test_no_odd_token_is_paid_under_a_guard(name: str, world: str, guard: str) -> None:
     # of any length: a chunk too long to be trusted has no credit, odd or not
     spec, bench = f"{name}[guard={guard};clamp=null;max_chunk_tokens=null]", lab_truth.bench_of(world)
-    penalty = lab_truth.parse_method(spec).config.guard_penalty
+    penalty = parse_method(spec).config.guard_penalty
     for path in some_paths(world):
         found, text = lab_truth.supervised(world, spec, path), bench.chunks.student_of(path)
         assert found.credit is not None
@@ -231,9 +233,7 @@ def test_what_rows_and_units_pay_odd_segmentations(name: str, world: str) -> Non
         assert found < 0
 
 
-@pytest.mark.parametrize(
-    ("name", "masked"), [("bpm", (0.75, 0.58)), ("canon", (-0.02, -0.03)), ("alm", (0.01, 0.31))]
-)
+@pytest.mark.parametrize(("name", "masked"), [("bpm", (0.75, 0.58)), ("alm", (0.01, 0.31))])
 def test_what_rows_and_units_pay_them_where_odd_chunks_are_masked(
     name: str, masked: tuple[float, float]
 ) -> None:
