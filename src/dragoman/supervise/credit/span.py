@@ -20,8 +20,8 @@ each other: two chunks with one account have the correlation -1/2, as of x_1 - x
 over the responses of a step. Where accounts are settled at every border, N_i is noise, r is not negative and
 nothing of it is added.
 
-With every chunk of a text in one span this is the exact policy gradient of KL(S || T) over texts, as far as
-the student writes canonically. Source: dragoman; docs/decisions/0010-span-credit.md.
+With lambda = 1 and texts of one span and a stop this is the exact policy gradient of KL(S || T) over texts,
+as far as the student writes canonically. Source: dragoman; docs/decisions/0010-span-credit.md.
 """
 
 from __future__ import annotations
