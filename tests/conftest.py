@@ -7,7 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
+
+# The first example of a property may build tables, and a busy machine is no defect.
+settings.register_profile("dragoman", deadline=None)
+settings.load_profile("dragoman")
 
 # Annotated shapes and dtypes are checked at every call, before anything of dragoman is imported. Not in
 # `types`: its values check themselves, and that is tested.
@@ -22,6 +27,7 @@ SHAPED = (
     "rollout",
     "teach",
     "data",
+    "lab",
 )
 install_import_hook([f"dragoman.{room}" for room in SHAPED], "beartype.beartype")
 

@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-import tiny
-from dragoman.config import StudentConfig
-from dragoman.models import Candidates, TokenScorer, TokenScores, load_model
+from dragoman.models import Candidates, TokenScorer, TokenScores
 from dragoman.models.scoring import candidate_logits
 
 STOPS = (0, 2)
 SLICES = [1, 2, 3, 1000]
 COUNTS = (3, 0, 1, 4, 0, 2)
 """Candidates of each of the six scored tokens."""
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.byte_level_model(tmp_path_factory.mktemp("model"), seed=3)
-
-
-@pytest.fixture
-def model(folder: Path) -> PreTrainedModel:
-    return load_model(StudentConfig(model=str(folder)))
 
 
 def batch() -> tuple[Tensor, ...]:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-import tiny
-from dragoman.config import MethodConfig, StudentConfig
-from dragoman.models import TokenScorer, load_model
+from dragoman.config import MethodConfig
+from dragoman.models import TokenScorer
 from dragoman.objective import row_divergence
 from dragoman.observe import Record
 from dragoman.train.collate import collate, micro_batches
@@ -22,16 +21,6 @@ from dragoman.types import Event, Prompt, Rollout, RowLabel, Rows, Supervision, 
 
 STOPS = (0, 2)
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.byte_level_model(tmp_path_factory.mktemp("model"), seed=3)
-
-
-@pytest.fixture
-def model(folder: Path) -> PreTrainedModel:
-    return load_model(StudentConfig(model=str(folder)))
 
 
 def teacher_law(size: int, vocab: int, seed: int) -> np.ndarray:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-import tiny
-from dragoman.config import LoraConfig, StudentConfig
-from dragoman.models import TokenScorer, TokenScores, load_model
+from dragoman.config import LoraConfig
+from dragoman.models import TokenScorer, TokenScores
 from dragoman.models.loading import add_lora
 from dragoman.models.scoring import _has_plain_head
 
@@ -40,16 +39,6 @@ class ScaledLlama(LlamaForCausalLM):  # type: ignore[misc]
         output = super().forward(*args, **kwargs)
         output.logits = output.logits * 0.25
         return output
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.byte_level_model(tmp_path_factory.mktemp("model"), seed=3)
-
-
-@pytest.fixture
-def model(folder: Path) -> PreTrainedModel:
-    return load_model(StudentConfig(model=str(folder)))
 
 
 @pytest.fixture

@@ -4,14 +4,13 @@ enumerated."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tiny
 import toy
 from dragoman.alignment import align
 from dragoman.config import MethodConfig
@@ -21,10 +20,9 @@ from dragoman.lab.worlds import WorldSettings
 from dragoman.supervise.rows import bpm, canon, gkd, retok
 from dragoman.supervise.sampled import Build, Supervise
 from dragoman.text import PairTables, Tokenization
-from dragoman.types import DropReason, Event, RowLabel, Rows, Supervision, TeacherScores, TokenText
+from dragoman.types import DropReason, RowLabel, Rows, Supervision, TeacherScores, TokenText
+from responses import NAMES, pair_names, scored, texts, tiny_sides, written
 
-NAMES = ("byte-level", "small", "sentencepiece")
-TEXTS = ("the answer is 42. ", "é🙂 ", "courts  and\n    return ", "Hello world", " tokens", "\t")
 ARRAYS = ("bounds", "ids", "logp", "residual", "label")
 
 Supervisors = dict[tuple[str, str, int | None], Supervise]
@@ -32,12 +30,7 @@ Supervisors = dict[tuple[str, str, int | None], Supervise]
 
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenization]:
-    folder = tmp_path_factory.mktemp("canon")
-    return {
-        "byte-level": Tokenization.from_pretrained(str(tiny.byte_level(folder / "b"))),
-        "small": Tokenization.from_pretrained(str(tiny.byte_level(folder / "m", vocab_size=290))),
-        "sentencepiece": Tokenization.from_pretrained(str(tiny.sentencepiece(folder / "s"))),
-    }
+    return tiny_sides(tmp_path_factory.mktemp("canon"))
 
 
 @pytest.fixture(scope="module")
@@ -49,40 +42,6 @@ def supervisors(sides: dict[str, Tokenization]) -> Supervisors:
         for pair in tables
         for topk in (None, 1, 8)
     }
-
-
-def written(side: Tokenization, data: bytes, stopped: bool, random: np.random.Generator) -> TokenText:
-    """Some tokens of these bytes, in half of the cases divided oddly at some place."""
-    pieces = [data]
-    if random.random() < 0.5 and len(data) > 1:
-        cut = int(random.integers(1, len(data)))
-        pieces = [data[:cut], data[cut:]]
-    ids = [index for piece in pieces for index in side.encode(piece).ids.tolist()]
-    return side.view([*ids, max(side.stop_ids)] if stopped else ids)
-
-
-def scored(
-    side: Tokenization, text: TokenText, topk: int | None, random: np.random.Generator
-) -> TeacherScores:
-    """Random rows in which realised tokens are likely now and then; one in eight responses lacks a value."""
-    size = len(text)
-    logits = random.normal(scale=4.0, size=(size, side.num_ids))
-    logits[np.arange(size), text.ids] += random.choice([0.0, 12.0], size=size)
-    full = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    stop = np.log(np.exp(full[:, sorted(side.stop_ids)]).sum(axis=1))
-    logp = np.where(text.event == Event.STOP, stop, full[np.arange(size), text.ids])
-    missing = np.zeros(size, np.uint8)
-    if size and random.random() < 0.125:
-        lost = int(random.integers(size))
-        missing[lost], full[lost], logp[lost] = DropReason.NON_FINITE, np.nan, np.nan
-    scores = TeacherScores(
-        logp=logp.astype(np.float32), missing=missing, stop_logp=stop.astype(np.float32), tokens=text
-    )
-    if topk is None:
-        return replace(scores, full_logp=full.astype(np.float32))
-    ids = np.argsort(-full, axis=1)[:, :topk]
-    best = np.take_along_axis(full, ids, axis=1).astype(np.float32)
-    return replace(scores, topk_ids=ids.astype(np.int32), topk_logp=best)
 
 
 def supervised(supervise: Supervise, student: TokenText, scores: TeacherScores) -> Supervision:
@@ -98,11 +57,8 @@ def sets_of(rows: Rows, index: int) -> tuple[list[np.ndarray], np.ndarray]:
     return [rows.ids[members[k] : members[k + 1]] for k in range(first, last)], mass
 
 
-texts = st.lists(st.sampled_from(TEXTS), max_size=4).map(lambda parts: "".join(parts).encode())
-
-
 @given(
-    pair=st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES)),
+    pair=pair_names,
     data=texts,
     stopped=st.booleans(),
     topk=st.sampled_from([None, 1, 20]),
@@ -122,7 +78,7 @@ def test_disjoint_sets_and_residual_have_mass_one(
 ) -> None:
     (student_side, teacher_side), random = (sides[name] for name in pair), np.random.default_rng(seed)
     student = written(student_side, data, stopped, random)
-    scores = scored(teacher_side, written(teacher_side, data, stopped, random), topk, random)
+    scores = scored(teacher_side, written(teacher_side, data, stopped, random), topk, random, lossy=0.125)
     found = supervised(supervisors[(*pair, row_topk)], student, scores)
     rows = found.rows
     assert rows is not None
@@ -166,7 +122,7 @@ def test_equal_tokenizers_give_the_rows_of_gkd_bit_for_bit(
 ) -> None:
     random = np.random.default_rng(seed)
     text = written(sides[name], data, stopped, random)
-    scores = scored(sides[name], text, topk, random)
+    scores = scored(sides[name], text, topk, random, lossy=0.125)
     plain = gkd.build(PairTables(sides[name], sides[name]), MethodConfig(row_topk=row_topk))
     rows = [supervised(one, text, scores).rows for one in (plain, supervisors[(name, name, row_topk)])]
     assert rows[0] is not None and rows[1] is not None

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import tiny
 import toy
 from dragoman.alignment import align
 from dragoman.config import MethodConfig
 from dragoman.supervise.rows import bpm, escd, gkd, retok, shared
 from dragoman.supervise.sampled import Build
 from dragoman.text import PairTables, Tokenization
-from dragoman.types import DropReason, Event, RowLabel, Supervision, TeacherScores, TokenText
+from dragoman.types import DropReason, RowLabel, Supervision, TeacherScores, TokenText
+from responses import pair_names, scored, texts, tiny_sides, written
 
 BUILDS: dict[str, Build] = {
     "shared": shared.build,
@@ -24,58 +22,16 @@ BUILDS: dict[str, Build] = {
     "retok": retok.build,
     "escd": escd.build,
 }
-TEXTS = ("the answer is 42. ", "é🙂 ", "courts  and\n    return ", "Hello world", " tokens", "\t")
 
 
 @pytest.fixture(scope="module")
 def sides(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tokenization]:
-    folder = tmp_path_factory.mktemp("rows")
-    return {
-        "byte-level": Tokenization.from_pretrained(str(tiny.byte_level(folder / "b"))),
-        "small": Tokenization.from_pretrained(str(tiny.byte_level(folder / "m", vocab_size=290))),
-        "sentencepiece": Tokenization.from_pretrained(str(tiny.sentencepiece(folder / "s"))),
-    }
+    return tiny_sides(tmp_path_factory.mktemp("rows"))
 
 
 @pytest.fixture(scope="module")
 def pairs(sides: dict[str, Tokenization]) -> dict[tuple[str, str], PairTables]:
     return {(s, t): PairTables(sides[s], sides[t]) for s in sides for t in sides}
-
-
-texts = st.lists(st.sampled_from(TEXTS), max_size=4).map(lambda parts: "".join(parts).encode())
-pair_names = st.tuples(*[st.sampled_from(["byte-level", "small", "sentencepiece"])] * 2)
-
-
-def written(side: Tokenization, data: bytes, stopped: bool, random: np.random.Generator) -> TokenText:
-    """Some tokens of these bytes, odd ones among them."""
-    pieces = [data]
-    if random.random() < 0.5 and len(data) > 1:
-        cut = int(random.integers(1, len(data)))
-        pieces = [data[:cut], data[cut:]]
-    ids = [index for piece in pieces for index in side.encode(piece).ids.tolist()]
-    return side.view([*ids, max(side.stop_ids)] if stopped else ids)
-
-
-def scored(
-    side: Tokenization, text: TokenText, topk: int | None, random: np.random.Generator
-) -> TeacherScores:
-    """Random rows in which realised tokens are likely now and then."""
-    logits = random.normal(scale=4.0, size=(len(text), side.num_ids))
-    logits[np.arange(len(text)), text.ids] += random.choice([0.0, 12.0], size=len(text))
-    full = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    stop = np.log(np.exp(full[:, sorted(side.stop_ids)]).sum(axis=1))
-    logp = np.where(text.event == Event.STOP, stop, full[np.arange(len(text)), text.ids])
-    scores = TeacherScores(
-        logp=logp.astype(np.float32),
-        missing=np.zeros(len(text), np.uint8),
-        stop_logp=stop.astype(np.float32),
-        tokens=text,
-    )
-    if topk is None:
-        return replace(scores, full_logp=full.astype(np.float32))
-    ids = np.argsort(-full, axis=1)[:, :topk]
-    best = np.take_along_axis(full, ids, axis=1).astype(np.float32)
-    return replace(scores, topk_ids=ids.astype(np.int32), topk_logp=best)
 
 
 def supervised(

@@ -13,10 +13,11 @@ from dragoman.lab.dense import ObjectiveSignal
 from dragoman.lab.exact import text_gradient
 from dragoman.lab.figures import drawn_paths, gradient_figures, likeness, within_canonical
 from dragoman.lab.methods import credit_rule, default_methods, parse_method, parse_methods, signal_of
-from dragoman.lab.row_figures import row_figures
+from dragoman.lab.row_figures import measure_row, row_figures
 from dragoman.lab.signals import student_of
 from dragoman.lab.training import PathSampler
 from dragoman.lab.worlds import WorldSettings
+from dragoman.types import RowLabel, Rows
 
 LEXICON = WorldSettings(kind="lexicon", teacher_merges=60, student_merges=25, size=40)
 SAME = WorldSettings(kind="same", teacher_merges=30, student_merges=30, size=40)
@@ -201,3 +202,25 @@ def test_every_method_has_a_finite_gradient(world: WorldSettings) -> None:
         )
         assert figures.token.cosine is not None and np.isfinite(figures.token.cosine), method.label
         assert figures.variance is not None and np.isfinite(figures.variance), method.label
+
+
+@pytest.mark.parametrize(
+    ("partial", "expected"),
+    [
+        # .2 {0}, .3 {1} and .5 nowhere, against .2, .3, .5: half of .5 + .5
+        (False, 0.5),
+        # The student's .75 on {0, 1} as 2 to 3: .3, .45, and its own .25, so half of .1 + .15 + .25
+        (True, 0.25),
+    ],
+)
+def test_a_partial_row_divides_the_mass_of_its_candidates(partial: bool, expected: float) -> None:
+    rows = Rows(
+        bounds=np.array([0, 2]),
+        ids=np.array([0, 1]),
+        logp=np.log(np.array([0.2, 0.3], np.float32)),
+        residual=np.array([0.5], np.float32),
+        label=np.array([RowLabel.HEURISTIC], np.uint8),
+        partial=np.array([partial]),
+    )
+    distance, _ = measure_row(rows, 0, np.array([0.2, 0.3, 0.5]), np.array([0.5, 0.25, 0.25]))
+    assert distance == pytest.approx(expected, abs=1e-6)

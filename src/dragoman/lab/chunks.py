@@ -20,7 +20,7 @@ class TeacherModel:
 
     texts: tuple[TokenText, ...]
     """Every text with a stop at its end."""
-    logp: tuple[Float64[np.ndarray, " T"], ...]
+    logp: tuple[Float64[np.ndarray, " _"], ...]
     mass: dict[Prefix, float]
 
     def next_law(self, prefix: Prefix) -> dict[int, float]:

@@ -146,7 +146,7 @@ class RowBank:
         self,
         paths: Int64[np.ndarray, " P"],
         rows: Sequence[Rows | None],
-        kept: Sequence[Int64[np.ndarray, " k"]],
+        kept: Sequence[Int64[np.ndarray, " _"]],
     ) -> Rows | None:
         """`joined_rows(rows, kept)` of some paths in this order, which are remembered."""
         if all(own is None for own in rows):

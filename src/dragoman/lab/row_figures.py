@@ -22,7 +22,9 @@ class RowFigures:
 
     `total_variation` is half the sum of |row(u) - q*(u)| over student tokens u, the residual counted as a
     token without mass in `q*`; over prefixes that have a row. A candidate that is a set of tokens has its
-    mass where the student has it among them. `residual` is the mean residual, `row_rate` the share of
+    mass where the student has it among them. A partial row says only how the student's mass of its
+    candidates is to be divided, so it is taken as just that, the student's law everywhere else.
+    `residual` is the mean residual, `row_rate` the share of
     prefixes with a row. `labels` are shares of rows; `kept` says for labels that promise anything which
     share of their rows keeps it: `exact` if every candidate has the mass of `q*`, `lower` if none has more.
     """
@@ -57,7 +59,7 @@ def row_figures(
                 continue
             has_rows = True
             label = int(rows.label[token])
-            distance, keeps = _measure(rows, token, laws, int(states[token]))
+            distance, keeps = measure_row(rows, token, *laws.of(int(states[token])))
             sums["rows"] += weight
             sums["distance"] += weight * distance
             sums["residual"] += weight * float(rows.residual[token])
@@ -98,9 +100,10 @@ class _Laws:
         return self._found[state]
 
 
-def _measure(rows: Rows, token: int, laws: _Laws, state: int) -> tuple[float, bool]:
-    """Total variation of one row to `q*`, and whether it is what its label says."""
-    target, student = laws.of(state)
+def measure_row(
+    rows: Rows, token: int, target: Float64[np.ndarray, " V"], student: Float64[np.ndarray, " V"]
+) -> tuple[float, bool]:
+    """Total variation of one row to `q*` (`target`), and whether it is what its label says."""
     first, last = rows.bounds[token : token + 2].tolist()
     mass = np.exp(rows.logp[first:last].astype(np.float64))
     if rows.member_bounds is None:
@@ -116,8 +119,16 @@ def _measure(rows: Rows, token: int, laws: _Laws, state: int) -> tuple[float, bo
     sums = np.bincount(of, share, len(mass))
     # Where the student has nothing in a set, there is no telling, and all members are alike.
     share = np.where(sums[of] > 0, share, 1.0)
-    row = np.bincount(ids, mass[of] * share / np.bincount(of, share, len(mass))[of], len(target))
-    distance = 0.5 * (float(np.abs(row - target).sum()) + float(rows.residual[token]))
+    within = share / np.bincount(of, share, len(mass))[of]
+    residual = float(rows.residual[token])
+    if rows.partial is not None and rows.partial[token]:
+        row = student.copy()
+        row[ids] = 0.0
+        mass, residual = mass * (sums.sum() / mass.sum()), 0.0
+        row += np.bincount(ids, mass[of] * within, len(target))
+    else:
+        row = np.bincount(ids, mass[of] * within, len(target))
+    distance = 0.5 * (float(np.abs(row - target).sum()) + residual)
     exact = np.bincount(of, target[ids] * weight, len(mass))
     if rows.label[token] == RowLabel.EXACT:
         return distance, bool((np.abs(mass - exact) <= LEEWAY).all())

@@ -14,8 +14,7 @@ from dragoman.config import MethodConfig
 from dragoman.lab.bench import Bench, ragged
 from dragoman.lab.scores import ScoreBook
 from dragoman.supervise import CREDITS, Boundaries, Chunks, Guard, Marginals
-from dragoman.supervise.guard import Guarded, guarded
-from dragoman.supervise.sampled import spread
+from dragoman.supervise.guard import Guarded, guarded, spread
 from dragoman.supervise.settle import mean_credit
 from dragoman.types import DropReason
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -38,6 +38,7 @@ class Push:
     squares: Float64[np.ndarray, " P"]
 
 
+@runtime_checkable
 class Signal(Protocol):
     """A method on a world. `paths` are different from each other and `counts` say how often each was drawn,
     or with which probability."""

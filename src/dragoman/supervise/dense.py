@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Bool, Float64, UInt8
 
 from dragoman.config import MethodConfig
 from dragoman.errors import ConfigError
+from dragoman.supervise.guard import Guard, guarded
+from dragoman.supervise.reasons import check_axes, chunk_reasons, odd_chunks
 from dragoman.supervise.rows.common import Response, respond
 from dragoman.supervise.sampled import Supervise
 from dragoman.text import PairTables
 from dragoman.types import (
     Alignment,
-    ChunkKind,
     DropReason,
     Rollout,
     Rows,
@@ -42,11 +43,11 @@ def dense(tables: PairTables, config: MethodConfig, rows: Callable[[Response], R
 
 
 def check_guard(config: MethodConfig) -> None:
-    """Raise ConfigError for a guard that rows cannot have."""
+    """Raise ConfigError for a guard that a method without credits cannot have."""
     if config.guard == "penalty":
         raise ConfigError(
             f"method.guard is 'penalty', which gives odd segmentations a negative credit, but method "
-            f"{config.name!r} has rows and no credits; set method.guard to 'mask' or 'off'"
+            f"{config.name!r} has no credits; set method.guard to 'mask' or 'off'"
         )
 
 
@@ -92,50 +93,16 @@ def token_reasons(
     rollout: Rollout, scores: TeacherScores, alignment: Alignment, config: MethodConfig
 ) -> UInt8[np.ndarray, " S"]:
     """Why a token can have no row, whatever the method: the first reason that holds for its chunk."""
-    _check_axes(rollout, scores, alignment)
-    bounds_s, bounds_t = alignment.student_bounds, alignment.teacher_bounds
-    behaviour = rollout.behaviour_logp
-    student_bad = np.zeros(len(rollout.completion), bool) if behaviour is None else ~np.isfinite(behaviour)
+    check_axes(rollout, scores, alignment)
     values = scores.topk_logp if scores.full_logp is None else scores.full_logp
-    teacher_bad = scores.missing != DropReason.NONE
-    if values is not None:
-        # The largest of a row is NaN if any is; -inf alone is a mass of 0.
-        teacher_bad |= ~(values.max(axis=1, initial=-np.inf) <= 1e-3)
-    size = np.maximum(np.diff(bounds_s), np.diff(bounds_t))
-    limit = config.max_chunk_tokens
-    masked = (alignment.kind == ChunkKind.NORMALISED) & (config.normalised == "mask")
-    odd = _any(~rollout.completion.canonical, bounds_s) & (config.guard == "mask")
-    reason = np.select(
-        [
-            ~alignment.comparable,
-            masked,
-            _any(scores.missing == DropReason.TEACHER_CONTEXT, bounds_t),
-            _any(student_bad, bounds_s) | _any(teacher_bad, bounds_t),
-            size > limit if limit is not None else np.zeros(len(size), bool),
-            odd,
-        ],
-        [
-            alignment.reasons,
-            DropReason.NORMALISED,
-            DropReason.TEACHER_CONTEXT,
-            DropReason.NON_FINITE,
-            DropReason.CHUNK_TOO_LONG,
-            DropReason.NON_CANONICAL,
-        ],
-        DropReason.NONE,
+    # The largest of a row is NaN if any is; -inf alone is a mass of 0.
+    unusable = None if values is None else ~(values.max(axis=1, initial=-np.inf) <= 1e-3)
+    reason = chunk_reasons(
+        rollout,
+        scores,
+        alignment,
+        max_chunk_tokens=config.max_chunk_tokens,
+        mask_normalised=config.normalised == "mask",
+        unusable=unusable,
     )
-    return reason.astype(np.uint8)[alignment.chunk_of]
-
-
-def _any(flags: Bool[np.ndarray, " N"], bounds: Int64[np.ndarray, " C_plus_1"]) -> Bool[np.ndarray, " C"]:
-    return np.diff(np.concatenate([[0], np.cumsum(flags)])[bounds]) > 0
-
-
-def _check_axes(rollout: Rollout, scores: TeacherScores, alignment: Alignment) -> None:
-    got = (len(rollout.completion), len(scores.logp))
-    expected = (int(alignment.student_bounds[-1]), int(alignment.teacher_bounds[-1]))
-    if got != expected or (scores.tokens is not None and len(scores.tokens) != got[1]):
-        raise ValueError(
-            f"rollout {rollout.key} has {got[0]} student and {got[1]} teacher scores, but its alignment "
-            f"covers {expected[0]} and {expected[1]} tokens"
-        )
+    return guarded(Guard(config.guard), reason, odd_chunks(rollout, alignment)).reason[alignment.chunk_of]

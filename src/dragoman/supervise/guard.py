@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from dragoman.types import DropReason
 
@@ -52,3 +52,10 @@ def guarded(guard: Guard, reason: UInt8[np.ndarray, " C"], odd: Bool[np.ndarray,
         counts=(reason == DropReason.NONE) & ~caught,
         penalised=caught & ~masked,
     )
+
+
+def spread(odd: Bool[np.ndarray, " C"], span_of: Int64[np.ndarray, " C"]) -> Bool[np.ndarray, " C"]:
+    """Chunks whose span has an odd chunk. Whoever splits a word oddly has chosen every token of it so."""
+    if not len(odd):
+        return odd
+    return (np.bincount(span_of, odd) > 0)[span_of]

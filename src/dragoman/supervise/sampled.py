@@ -9,16 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Bool, Float64, Int64
 
 from dragoman.config import MethodConfig
 from dragoman.supervise.boundaries import Boundaries
 from dragoman.supervise.credit import CREDITS, Chunks, CreditRule
 from dragoman.supervise.credit.span import Accounts, accounts
-from dragoman.supervise.guard import Guard, Guarded, guarded
+from dragoman.supervise.guard import Guard, Guarded, guarded, spread
 from dragoman.supervise.marginal import Marginals
+from dragoman.supervise.reasons import check_axes, chunk_reasons, odd_chunks
 from dragoman.text.pair import PairTables
-from dragoman.types import Account, Alignment, ChunkKind, DropReason, Rollout, Supervision, TeacherScores
+from dragoman.types import Account, Alignment, DropReason, Rollout, Supervision, TeacherScores
 
 Supervise = Callable[[Rollout, TeacherScores, Alignment], Supervision]
 Build = Callable[[PairTables, MethodConfig], Supervise]
@@ -174,62 +175,3 @@ def chunk_sums(values: np.ndarray, bounds: Int64[np.ndarray, " C_plus_1"]) -> Fl
         return np.zeros(0, np.float64)
     padded = np.append(values.astype(np.float64), 0.0)
     return np.where(np.diff(bounds) > 0, np.add.reduceat(padded, bounds[:-1]), 0.0)
-
-
-def check_axes(rollout: Rollout, scores: TeacherScores, alignment: Alignment) -> None:
-    """Raises ValueError where rollout, scores and alignment are not of one response."""
-    got = (len(rollout.completion), len(scores.logp))
-    expected = (int(alignment.student_bounds[-1]), int(alignment.teacher_bounds[-1]))
-    if got != expected:
-        raise ValueError(
-            f"rollout {rollout.key} has {got[0]} student and {got[1]} teacher tokens, but its alignment "
-            f"covers {expected[0]} and {expected[1]}"
-        )
-
-
-def odd_chunks(rollout: Rollout, alignment: Alignment) -> Bool[np.ndarray, " C"]:
-    """Chunks in which the student's own tokenizer would have written otherwise."""
-    return _any_in_chunk(~rollout.completion.canonical, alignment.student_bounds)
-
-
-def spread(odd: Bool[np.ndarray, " C"], span_of: Int64[np.ndarray, " C"]) -> Bool[np.ndarray, " C"]:
-    """Chunks whose span has an odd chunk. Whoever splits a word oddly has chosen every token of it so."""
-    if not len(odd):
-        return odd
-    return (np.bincount(span_of, odd) > 0)[span_of]
-
-
-def chunk_reasons(
-    rollout: Rollout,
-    scores: TeacherScores,
-    alignment: Alignment,
-    *,
-    max_chunk_tokens: int | None,
-    mask_normalised: bool,
-) -> UInt8[np.ndarray, " C"]:
-    """Why a chunk has no signal, the guard aside; the first reason that applies, `NONE` where it has."""
-    bounds_s, bounds_t = alignment.student_bounds, alignment.teacher_bounds
-    beyond = _any_in_chunk(scores.missing == DropReason.TEACHER_CONTEXT, bounds_t)
-    bad = _any_in_chunk(scores.missing != DropReason.NONE, bounds_t)
-    if rollout.behaviour_logp is not None:
-        bad |= _any_in_chunk(~np.isfinite(rollout.behaviour_logp), bounds_s)
-    longest = np.maximum(np.diff(bounds_s), np.diff(bounds_t))
-    too_long = longest > max_chunk_tokens if max_chunk_tokens is not None else np.zeros(len(longest), bool)
-    normalised = (alignment.kind == ChunkKind.NORMALISED) & mask_normalised
-    return np.select(
-        [~alignment.comparable, normalised, beyond, bad, too_long],
-        [
-            alignment.reasons,
-            DropReason.NORMALISED,
-            DropReason.TEACHER_CONTEXT,
-            DropReason.NON_FINITE,
-            DropReason.CHUNK_TOO_LONG,
-        ],
-        DropReason.NONE,
-    ).astype(np.uint8)
-
-
-def _any_in_chunk(
-    flags: Bool[np.ndarray, " S"], bounds: Int64[np.ndarray, " C_plus_1"]
-) -> Bool[np.ndarray, " C"]:
-    return np.diff(np.concatenate([[0], np.cumsum(flags)])[bounds]) > 0

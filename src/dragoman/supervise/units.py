@@ -12,10 +12,11 @@ from jaxtyping import Bool, UInt8
 
 from dragoman.config import MethodConfig
 from dragoman.errors import ConfigError
-from dragoman.supervise.dense import is_blank, token_reasons
+from dragoman.supervise.dense import check_guard, prepare
 from dragoman.supervise.guard import Guard, guarded
-from dragoman.supervise.rows.common import Mass, Response, respond, root, rows_of
-from dragoman.supervise.sampled import Supervise, check_axes, chunk_reasons, chunk_sums, odd_chunks
+from dragoman.supervise.reasons import check_axes, chunk_reasons, odd_chunks
+from dragoman.supervise.rows.common import Mass, Response, root, rows_of
+from dragoman.supervise.sampled import Supervise, chunk_sums
 from dragoman.text.pair import PairTables
 from dragoman.types import Alignment, DropReason, Rollout, Supervision, TeacherScores, Units
 
@@ -30,7 +31,7 @@ def build_alm(tables: PairTables, config: MethodConfig) -> Supervise:
     most likely tokens alone the sum is only a lower bound), for the student one candidate of tens of
     thousands of members behind every unit, and an objective that multiplies them to the units. Not offered.
     """
-    _refuse_penalty(config)
+    check_guard(config)
     if config.whole_words:
         raise ConfigError(
             "method.whole_words is true, but alm does not offer it: the probability that the next token "
@@ -52,7 +53,7 @@ def build_simct(tables: PairTables, config: MethodConfig) -> Supervise:
 
     Raises ConfigError for `method.guard: penalty`, which is a credit.
     """
-    _refuse_penalty(config)
+    check_guard(config)
     return lambda rollout, scores, alignment: _supervise_simct(rollout, scores, alignment, tables, config)
 
 
@@ -84,18 +85,15 @@ def _supervise_simct(
     tables: PairTables,
     config: MethodConfig,
 ) -> Supervision:
-    reason = token_reasons(rollout, scores, alignment, config)
+    reason, response = prepare(tables, config, rollout, scores, alignment)
     of, starts = alignment.chunk_of, alignment.student_bounds
-    allowed = reason == DropReason.NONE
-    if config.mask_whitespace:
-        allowed &= ~is_blank(rollout.completion)
 
     def rule(response: Response, index: int) -> Mass | None:
         if index != starts[of[index]]:
             return None
         return root(response, index, tables.student_of_teacher)
 
-    rows = rows_of(respond(tables, rollout, scores, alignment, allowed), rule, config.row_topk)
+    rows = rows_of(response, rule, config.row_topk)
     padded = np.append(rows.has_row, False)
     whole = padded[starts[:-1]] & (np.diff(starts) > 0)
     return Supervision(
@@ -121,11 +119,3 @@ def _units(scores: TeacherScores, alignment: Alignment, whole: Bool[np.ndarray, 
 
 def _without_row(reason: UInt8[np.ndarray, " S"], whole: Bool[np.ndarray, " S"]) -> UInt8[np.ndarray, " S"]:
     return np.where((reason == DropReason.NONE) & ~whole, DropReason.NO_ROW, reason).astype(np.uint8)
-
-
-def _refuse_penalty(config: MethodConfig) -> None:
-    if config.guard == "penalty":
-        raise ConfigError(
-            f"method.guard is 'penalty', which gives odd segmentations a negative credit, but method "
-            f"{config.name!r} has no credits; set method.guard to 'mask' or 'off'"
-        )
