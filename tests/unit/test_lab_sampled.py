@@ -78,15 +78,24 @@ def test_credits_of_many_paths_are_those_of_each(world: WorldSettings, spec: str
     assert rule is not None
     credits = PathCredits(bench, rule, method.config, ScoreBook(bench, method.topk))
     rng = np.random.default_rng(3)
-    # Paths by chance, not by probability: most are odd. One comes twice.
-    paths = rng.integers(len(bench.paths.text_of), size=24)
-    paths = np.append(paths, paths[:1])
+    # Paths by chance, not by probability: most are odd. Some come more than once, as in training.
+    paths = np.sort(rng.choice(len(bench.paths.text_of), size=24, replace=False))
+    counts = rng.integers(1, 4, size=len(paths))
     student = student_of(bench, bench.first_logits + rng.normal(size=len(bench.first_logits)))
     logps = [
         student.edge_logp[bench.paths.edge[bench.paths.bounds[p] : bench.paths.bounds[p + 1]]] for p in paths
     ]
-    got = credits.credit(paths, np.concatenate(logps))
-    expected = shipped(bench, spec, paths.tolist(), logps)
+    got = credits.credit(paths, np.concatenate(logps), counts)
+    got = np.concatenate(
+        [
+            np.tile(part, count)
+            for part, count in zip(
+                np.split(got, np.cumsum([len(p) for p in logps])[:-1]), counts, strict=True
+            )
+        ]
+    )
+    drawn = np.repeat(np.arange(len(paths)), counts).tolist()
+    expected = shipped(bench, spec, [int(paths[k]) for k in drawn], [logps[k] for k in drawn])
     assert len(got) == len(expected)
     assert np.abs(expected).max() > 0.1
     # float32 log-probs of up to 30 nats, sums of a few, and ratios of two
@@ -102,7 +111,7 @@ def test_a_mixed_method_has_the_credits_of_its_rule() -> None:
         bench.paths.edge[bench.paths.bounds[path] : bench.paths.bounds[path + 1]]
     ]
     credits = PathCredits(bench, "chunk", method.config, ScoreBook(bench, method.topk))
-    got = credits.credit(np.array([path]), logp)
+    got = credits.credit(np.array([path]), logp, np.ones(1))
     np.testing.assert_allclose(got, shipped(bench, "mixed", [path], [logp]), atol=1e-5)
 
 

@@ -91,7 +91,7 @@ class ObjectiveSignal:
         path_of = np.repeat(np.arange(len(paths)), sizes)[kept]
         edges = world_paths.edge[tokens]
         logp = student.edge_logp[edges]
-        credit = None if self._credits is None else self._credits.credit(paths, logp)[kept]
+        credit = None if self._credits is None else self._credits.credit(paths, logp, counts)[kept]
         own = [np.flatnonzero(one.weight > 0) for one in found]
         edges, ids = edges[kept], world_paths.edge_token[edges[kept]]
         batch = TrainBatch(

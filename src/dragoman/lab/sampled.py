@@ -14,8 +14,8 @@ from dragoman.config import MethodConfig
 from dragoman.lab.bench import Bench, ragged
 from dragoman.lab.scores import ScoreBook
 from dragoman.supervise import CREDITS, Boundaries, Chunks, Guard, Marginals
+from dragoman.supervise.credit.span import accounts, coupling
 from dragoman.supervise.guard import Guarded, guarded, spread
-from dragoman.supervise.settle import mean_credit
 from dragoman.types import DropReason
 
 
@@ -49,40 +49,65 @@ class PathCredits:
             self._steps = _Steps(bench, scores, self.verdict.counts)
 
     def credit(
-        self, paths: Int64[np.ndarray, " P"], logp: Float64[np.ndarray, " N"]
+        self,
+        paths: Int64[np.ndarray, " P"],
+        logp: Float64[np.ndarray, " N"],
+        counts: Int64[np.ndarray, " P"] | Float64[np.ndarray, " P"],
     ) -> Float64[np.ndarray, " N"]:
         """Credits of the tokens of some paths, one path behind the other; `logp` are the student's.
 
-        Tokens without a signal have 0.
+        `counts` say how often each path was drawn, or with which probability: some rules look at all
+        responses of a step. Tokens without a signal have 0.
         """
         chunks = self.bench.chunks
         tokens, _ = ragged(self.bench.paths.bounds, paths)
         number, sizes = ragged(chunks.path_bounds, paths)
         first = chunks.path_bounds[paths]
         shift = np.cumsum(sizes) - sizes - first
-        counts = self.verdict.counts[number]
+        kept = self.verdict.counts[number]
         num_student = chunks.num_student[number]
         of = chunks.chunk_of[tokens] + np.repeat(shift, np.diff(self.bench.paths.bounds)[paths])
-        counted = np.where(counts[of], logp, 0.0)
-        credit = self.rule(
-            Chunks(
-                logp=counted,
-                chunk_of=of,
-                num_student=num_student,
-                student_sum=np.add.reduceat(counted, np.cumsum(num_student) - num_student),
-                teacher_sum=np.where(counts, chunks.teacher_sum[number], 0.0),
-                segment_of=self._segment_of(paths, number, sizes),
-                step_logp=None if self._steps is None else self._steps.of(paths, tokens),
-            )
+        counted = np.where(kept[of], logp, 0.0)
+        found = Chunks(
+            logp=counted,
+            chunk_of=of,
+            num_student=num_student,
+            student_sum=np.add.reduceat(counted, np.cumsum(num_student) - num_student),
+            teacher_sum=np.where(kept, chunks.teacher_sum[number], 0.0),
+            segment_of=self._segment_of(paths, number, sizes),
+            step_logp=None if self._steps is None else self._steps.of(paths, tokens),
         )
+        drawn = np.repeat(np.asarray(counts, np.float64), sizes)
+        credit = self._rule_credit(found, drawn)
         if self.config.clamp is not None:
             credit = np.clip(credit, -self.config.clamp, self.config.clamp)
-        credit = np.where(counts[of], credit, 0.0)
-        level = mean_credit([(credit, counts[of])]) if self._is_settled else 0.0
-        found: Float64[np.ndarray, " N"] = np.where(
+        credit = np.where(kept[of], credit, 0.0)
+        level = self._level(credit, kept[of], drawn[of])
+        settled: Float64[np.ndarray, " N"] = np.where(
             self.verdict.penalised[number][of], level - self.config.guard_penalty, credit
         )
-        return found
+        return settled
+
+    def _rule_credit(self, chunks: Chunks, drawn: Float64[np.ndarray, " C"]) -> Float64[np.ndarray, " N"]:
+        """What the rule gives; `drawn` is how often each chunk was."""
+        if not self._is_settled:
+            return self.rule(chunks)
+        found = accounts(chunks)
+        share = coupling(found.pairs, drawn[found.first_of_pair])
+        credit: Float64[np.ndarray, " N"] = (found.own + share * found.neighbours)[chunks.chunk_of]
+        return credit
+
+    def _level(
+        self,
+        credit: Float64[np.ndarray, " N"],
+        kept: Bool[np.ndarray, " N"],
+        drawn: Float64[np.ndarray, " N"],
+    ) -> float:
+        """The mean credit that a penalty is below (`supervise.settle`); 0 where penalties are absolute."""
+        weight = np.where(kept, drawn, 0.0)
+        if not self._is_settled or not weight.any():
+            return 0.0
+        return float(np.average(credit, weights=weight))
 
     def _segment_of(
         self, paths: Int64[np.ndarray, " P"], number: Int64[np.ndarray, " C"], sizes: Int64[np.ndarray, " P"]

@@ -48,8 +48,8 @@ class Signal(Protocol):
         ...
 
 
-CreditOf = Callable[[Int64[np.ndarray, " P"], Float64[np.ndarray, " N"]], Float64[np.ndarray, " N"]]
-"""From paths and the student's log-probs of their tokens to the tokens' credits."""
+CreditOf = Callable[[Int64[np.ndarray, " P"], Float64[np.ndarray, " N"], Counts], Float64[np.ndarray, " N"]]
+"""From paths, the student's log-probs of their tokens and how often each was drawn to the tokens' credits."""
 
 
 class CreditSignal:
@@ -63,7 +63,7 @@ class CreditSignal:
         """The score-function gradient."""
         tokens, sizes = ragged(self._bench.paths.bounds, paths)
         edges = self._bench.paths.edge[tokens]
-        credit = self._credit(paths, student.edge_logp[edges])
+        credit = self._credit(paths, student.edge_logp[edges], counts)
         pushed = np.bincount(edges, credit * np.repeat(counts, sizes), len(student.logits))
         return Push(
             total=-centred(self._bench.paths, student.edge_logp, pushed),
@@ -73,7 +73,7 @@ class CreditSignal:
 
 def imitation(bench: Bench) -> CreditSignal:
     """Cross-entropy of given answers: a credit of 1 for every token."""
-    return CreditSignal(bench, lambda paths, logp: np.ones(len(logp)))
+    return CreditSignal(bench, lambda paths, logp, counts: np.ones(len(logp)))
 
 
 def _squares(

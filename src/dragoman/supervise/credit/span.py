@@ -29,7 +29,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from dragoman.supervise.credit.chunks import Chunks
 
@@ -39,12 +39,18 @@ LEAST_PAIRS = 32
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Accounts:
-    """Of every chunk the budget of its span and of what borders on it; and the budgets of all pairs of
-    neighbouring chunks that count."""
+    """Of every chunk its budget, that of its span and that of what borders on it; `first_of_pair` are the
+    chunks that count and have a neighbour behind them that does."""
 
+    budget: Float64[np.ndarray, " C"]
     own: Float64[np.ndarray, " C"]
     neighbours: Float64[np.ndarray, " C"]
-    pairs: Float64[np.ndarray, "P 2"]
+    first_of_pair: Int64[np.ndarray, " P"]
+
+    @property
+    def pairs(self) -> Float64[np.ndarray, "P 2"]:
+        """The budgets of neighbouring chunks."""
+        return np.stack([self.budget[self.first_of_pair], self.budget[self.first_of_pair + 1]], axis=1)
 
 
 def accounts(chunks: Chunks) -> Accounts:
@@ -57,7 +63,7 @@ def accounts(chunks: Chunks) -> Accounts:
         )
     budget = chunks.budget
     if not len(budget):
-        return Accounts(own=budget, neighbours=budget, pairs=np.zeros((0, 2)))
+        return Accounts(budget=budget, own=budget, neighbours=budget, first_of_pair=np.zeros(0, np.int64))
     step = np.diff(segment_of, prepend=segment_of[0] - 2)
     first = np.flatnonzero(step > 0)
     number = np.cumsum(step > 0) - 1
@@ -68,19 +74,22 @@ def accounts(chunks: Chunks) -> Accounts:
     # A chunk that does not count has zeros on both sides.
     counts = (chunks.student_sum != 0.0) | (chunks.teacher_sum != 0.0)
     beside = (step[1:] <= 1) & counts[1:] & counts[:-1]
-    pairs = np.stack([budget[:-1][beside], budget[1:][beside]], axis=1)
-    return Accounts(own=total[number], neighbours=neighbours, pairs=pairs)
+    return Accounts(
+        budget=budget, own=total[number], neighbours=neighbours, first_of_pair=np.flatnonzero(beside)
+    )
 
 
-def coupling(pairs: Float64[np.ndarray, "P 2"]) -> float:
-    """lambda; 0 for fewer than `LEAST_PAIRS` pairs or budgets that do not vary."""
-    if len(pairs) < LEAST_PAIRS:
+def coupling(pairs: Float64[np.ndarray, "P 2"], weight: Float64[np.ndarray, " P"] | None = None) -> float:
+    """lambda; 0 for fewer than `LEAST_PAIRS` pairs or budgets that do not vary. `weight` says how often, or
+    with which probability, each pair occurs; once if left out."""
+    if (len(pairs) if weight is None else max(len(pairs), weight.sum())) < LEAST_PAIRS:
         return 0.0
-    centred = pairs - pairs.mean(axis=0)
-    scale = float(np.sqrt((centred**2).sum(axis=0).prod()))
+    share = np.full(len(pairs), 1.0 / len(pairs)) if weight is None else weight / weight.sum()
+    centred = pairs - share @ pairs
+    scale = float(np.sqrt((share @ centred**2).prod()))
     if not scale > 0.0:
         return 0.0
-    return min(max(-2.0 * float(centred.prod(axis=1).sum()) / scale, 0.0), 1.0)
+    return min(max(-2.0 * float(share @ centred.prod(axis=1)) / scale, 0.0), 1.0)
 
 
 def credit(chunks: Chunks) -> Float64[np.ndarray, " S"]:
