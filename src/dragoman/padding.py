@@ -1,4 +1,4 @@
-"""Sequences of different lengths as padded batches."""
+"""Sequences of different lengths: as padded batches, and side by side."""
 
 from __future__ import annotations
 
@@ -35,3 +35,14 @@ def right_padded(
         ids[row, : len(sequence)] = sequence
         mask[row, : len(sequence)] = 1
     return ids, mask
+
+
+def stretches(first: Int64[np.ndarray, " N"], sizes: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " M"]:
+    """`first[i], first[i] + 1, ...`, `sizes[i]` of them, for every i in turn.
+
+    >>> stretches(np.array([3, 0]), np.array([3, 2])).tolist()
+    [3, 4, 5, 0, 1]
+    """
+    before = np.cumsum(sizes) - sizes
+    places: Int64[np.ndarray, " M"] = np.arange(int(sizes.sum())) + np.repeat(first - before, sizes)
+    return places

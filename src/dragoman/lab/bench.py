@@ -11,6 +11,7 @@ from jaxtyping import Float64
 from dragoman.lab.chunks import PathChunks, TeacherModel, path_chunks, teacher_model
 from dragoman.lab.paths import Paths, enumerate_paths
 from dragoman.lab.worlds import World, WorldSettings, make_world
+from dragoman.padding import stretches
 from dragoman.text.pair import PairTables
 
 
@@ -58,5 +59,4 @@ def ragged(bounds: np.ndarray, picked: np.ndarray) -> tuple[np.ndarray, np.ndarr
     [3, 4, 5, 0, 1]
     """
     sizes = np.diff(bounds)[picked]
-    before = np.cumsum(sizes) - sizes
-    return np.repeat(bounds[picked] - before, sizes) + np.arange(int(sizes.sum())), sizes
+    return stretches(bounds[picked], sizes), sizes

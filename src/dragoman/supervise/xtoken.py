@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from dragoman.config import MethodConfig
+from dragoman.padding import stretches
 from dragoman.supervise.dense import dense
 from dragoman.supervise.rows.common import Response, largest
 from dragoman.supervise.sampled import Supervise
@@ -158,7 +159,7 @@ def projected_rows(response: Response, columns: Projection, topk: int | None) ->
     candidates = np.concatenate([np.zeros(0, np.int64), *kept])
     sizes = columns.sizes[candidates]
     ends = np.cumsum(sizes)
-    members = np.arange(int(sizes.sum())) + np.repeat(columns.bounds[candidates] - (ends - sizes), sizes)
+    members = stretches(columns.bounds[candidates], sizes)
     log_weight: Float32[np.ndarray, " M"] = np.log(columns.weight[members]).astype(np.float32)
     return Rows(
         bounds=np.concatenate([[0], np.cumsum([len(ids) for ids in kept])]).astype(np.int64),

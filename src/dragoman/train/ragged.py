@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from dragoman.kinds import RowLabel
+from dragoman.padding import stretches
 from dragoman.types import Rows, Units
 
 Kept = Sequence[Int64[np.ndarray, " _"]]
@@ -92,13 +93,13 @@ def _no_rows(size: int) -> Rows:
 
 def _picked_rows(rows: Rows, kept: Int64[np.ndarray, " _"]) -> Rows:
     sizes = rows.num_candidates[kept]
-    picked = _ranges(rows.bounds[kept], sizes)
+    picked = stretches(rows.bounds[kept], sizes)
     ids, member_bounds, log_weight = rows.ids, None, None
     if rows.member_bounds is None:
         ids = ids[picked]
     else:
         members = np.diff(rows.member_bounds)[picked]
-        places = _ranges(rows.member_bounds[picked], members)
+        places = stretches(rows.member_bounds[picked], members)
         ids, member_bounds = ids[places], _bounds([members])
         log_weight = None if rows.log_weight is None else rows.log_weight[places]
     return Rows(
@@ -125,10 +126,3 @@ def _as_sets(rows: Rows) -> tuple[Int64[np.ndarray, " K"], Float32[np.ndarray, "
 
 def _bounds(sizes: Sequence[Int64[np.ndarray, " _"]]) -> Int64[np.ndarray, " _"]:
     return np.concatenate([[0], np.cumsum(np.concatenate(sizes))]).astype(np.int64)
-
-
-def _ranges(first: Int64[np.ndarray, " _"], sizes: Int64[np.ndarray, " _"]) -> Int64[np.ndarray, " _"]:
-    """`first[i], first[i] + 1, ...`, `sizes[i]` of them, for every i in turn."""
-    before = np.cumsum(sizes) - sizes
-    places: Int64[np.ndarray, " _"] = np.arange(int(sizes.sum())) + np.repeat(first - before, sizes)
-    return places

@@ -9,6 +9,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from jaxtyping import Int64
 
+from dragoman.padding import stretches
 from dragoman.text import NOWHERE, PairTables
 from dragoman.types import Event
 
@@ -75,7 +76,7 @@ class LongerTokens:
         these: (first, longer)."""
         bounds, numbers = self._by_first
         sizes = bounds[ids + 1] - bounds[ids]
-        places = np.arange(int(sizes.sum())) + np.repeat(bounds[ids] - (np.cumsum(sizes) - sizes), sizes)
+        places = stretches(bounds[ids], sizes)
         return np.repeat(self._tables.first_token[ids], sizes), self._spelled[0][numbers[places]]
 
     def _after(self, chain: tuple[int, ...]) -> dict[int, Int64[np.ndarray, " n"]]:

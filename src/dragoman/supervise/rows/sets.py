@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from dragoman.padding import stretches
 from dragoman.supervise.rows.common import Response, largest
 from dragoman.types import RowLabel, Rows
 
@@ -78,8 +79,8 @@ class Sets:
         place = np.where(inside, place, 0)
         sizes = np.where(inside, np.append(counts, 1)[place], 1)
         start = np.where(inside, np.append(first, 0)[place], len(ids) + np.arange(len(kept)))
-        flat = np.arange(int(sizes.sum())) + np.repeat(start - (np.cumsum(sizes) - sizes), sizes)
-        return Candidates(np.concatenate([ids[order], kept])[flat], sizes, found, float(mass.sum()))
+        members = np.concatenate([ids[order], kept])[stretches(start, sizes)]
+        return Candidates(members, sizes, found, float(mass.sum()))
 
     def _names(self) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         """All joined ids, ascending, and the place among them of the smallest of each one's set."""
