@@ -62,7 +62,7 @@ ROWS: tuple[Method, ...] = (
     ),
     _rows(
         name="canon",
-        summary="exact masses of sets of student tokens, as fine as the teacher's rows can tell them apart",
+        summary="masses of sets of student tokens, as fine as the teacher's rows can tell them apart",
         formula="row(set) = sum of T(w) over w behind which the student's next token is in the set",
         source="dragoman",
         supervise="dragoman.supervise.rows.canon:build",

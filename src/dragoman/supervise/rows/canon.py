@@ -1,4 +1,4 @@
-"""`canon`: the exact masses of sets of student tokens, as fine as one teacher row can tell them apart.
+"""`canon`: the masses of sets of student tokens, as fine as one teacher row can tell them apart.
 
 The target is `q*`: what the teacher will write, in the student's own tokenisation, given the student's tokens
 so far. Three things tell a teacher token's mass from that of a student token, and each is dealt with:
