@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dragoman.config import MethodConfig
+from dragoman.lab import sampled
 from dragoman.lab.bench import Bench, make_bench
 from dragoman.lab.figures import drawn_paths
 from dragoman.lab.methods import LabMethod, parse_method, signal_of
@@ -18,7 +19,7 @@ from dragoman.lab.scores import ScoreBook
 from dragoman.lab.signals import Signal, student_of
 from dragoman.lab.worlds import WorldSettings
 from dragoman.methods import BUILT_IN
-from dragoman.supervise.credit import span
+from dragoman.supervise import settle as settling
 from dragoman.supervise.rows import canon
 from dragoman.supervise.sampled import Supervise
 from dragoman.supervise.settle import settle
@@ -61,9 +62,10 @@ def runs_on(world: str, name: str) -> bool:
 
 @contextmanager
 def shared_accounts(share: float) -> Iterator[None]:
-    """Span credit with a given lambda in place of the measured one."""
+    """Span credit with a given lambda in place of the measured one, in the lab and in training."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(span, "coupling", lambda pairs: share)
+        patch.setattr(sampled, "coupling", lambda pairs, weight: share)
+        patch.setattr(settling, "coupling_of", lambda sums: share)
         yield
 
 
@@ -122,26 +124,38 @@ def supervisor(world: str, spec: str) -> Supervise | None:
     return method.method.build(bench_of(world).tables, method.config)
 
 
-def parts_of(world: str, path: int) -> tuple[Rollout, Alignment]:
-    """A path as a rollout of the first student, and its alignment."""
+def parts_of(world: str, path: int, logp: np.ndarray | None = None) -> tuple[Rollout, Alignment]:
+    """A path as a rollout, of the first student if `logp` does not say otherwise, and its alignment."""
     chunks = bench_of(world).chunks
+    known = path_logp(bench_of(world), path) if logp is None else logp.astype(np.float32)
     rollout = Rollout(
         prompt=Prompt(key=f"path-{path}", messages=()),
         sample=0,
         context_ids=np.zeros(0, np.int64),
         completion=chunks.student_of(path),
-        behaviour_logp=path_logp(bench_of(world), path),
+        behaviour_logp=known,
     )
     return rollout, chunks.alignment_of(path)
 
 
-def supervised(world: str, spec: str, path: int, scores: TeacherScores | None = None) -> Supervision:
-    """What the shipped code says about one path, settled as a step of its own."""
+def unsettled(
+    world: str,
+    spec: str,
+    path: int,
+    scores: TeacherScores | None = None,
+    logp: np.ndarray | None = None,
+) -> Supervision:
+    """What the shipped code says about one path, before anything is known of its step."""
     supervise = supervisor(world, spec)
     assert supervise is not None
-    rollout, alignment = parts_of(world, path)
+    rollout, alignment = parts_of(world, path, logp)
     known = scores_on(world, parse_method(spec), path) if scores is None else scores
-    return settle([supervise(rollout, known, alignment)])[0]
+    return supervise(rollout, known, alignment)
+
+
+def supervised(world: str, spec: str, path: int, scores: TeacherScores | None = None) -> Supervision:
+    """What the shipped code says about one path, settled as a step of its own."""
+    return settle([unsettled(world, spec, path, scores)])[0]
 
 
 def build_whole_canon(tables: PairTables, config: MethodConfig) -> Supervise:

@@ -94,7 +94,7 @@ class DropReason(IntEnum):
     STUDENT_ONLY = 2
     """The teacher has no token here, e.g. a control token only the student knows."""
     TEACHER_CONTEXT = 3
-    """The teacher's context ended before this chunk."""
+    """The teacher's context, or that of its reference, ended before this chunk."""
     NON_FINITE = 4
     """The teacher's or the student's log-prob is NaN or infinite."""
     CHUNK_TOO_LONG = 5

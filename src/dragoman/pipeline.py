@@ -19,7 +19,7 @@ from dragoman.observe import Record
 from dragoman.render import Renderer
 from dragoman.rollout import Request, RolloutEngine, StudentReference
 from dragoman.supervise import supervise_answer
-from dragoman.supervise.settle import settle
+from dragoman.supervise.settle import Add, alone, settle
 from dragoman.teach import Teacher
 from dragoman.text.pair import PairTables
 from dragoman.types import DropReason, Rollout, Supervision, TeacherScores, TeacherView
@@ -57,6 +57,8 @@ class Pipeline:
     supervise: Supervise | None
     writer: Renderer | None = None
     reference: StudentReference | None = None
+    add: Add = alone
+    """Over the processes that share a step."""
 
     def records(
         self, requests: Sequence[Request], *, seed: int, step: int, watch: Stopwatch | None = None
@@ -84,7 +86,7 @@ class Pipeline:
                     else:
                         records.append(self._record(rollout, view, scores.popleft(), step))
         with watch.stage("align"):
-            found = settle([r.supervision for r in records if r.supervision is not None])
+            found = settle([r.supervision for r in records if r.supervision is not None], self.add)
             settled = iter(found)
             return [r if r.supervision is None else replace(r, supervision=next(settled)) for r in records]
 

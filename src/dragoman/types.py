@@ -199,9 +199,10 @@ class TeacherScores:
 class Supervision:
     """What the loss is told about each student token.
 
-    `weight` is 1 where the token is trained on and 0 where `reason` says why not. `credit` is the
-    advantage in nats (None for cross-entropy and for methods of rows alone); `num_clamped` counts credits
-    cut to the clamp. `rows`, `units` and `sorted_logp` are for methods that compare distributions.
+    `weight` is a factor of the token's loss, above 0 where it is trained on (1 in all methods but `escd`) and
+    0 where `reason` says why not. `credit` is the advantage in nats (None for cross-entropy and for methods
+    of rows alone); `num_clamped` counts credits cut to the clamp. `rows`, `units` and `sorted_logp` are for
+    methods that compare distributions.
     """
 
     weight: Float32[np.ndarray, " S"]

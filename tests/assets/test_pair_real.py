@@ -32,7 +32,7 @@ def test_tables_take_seconds(tables: PairTables) -> None:
         "same": (tables.student_of_teacher != NOWHERE).sum(),
         "prefix": (tables.longest_prefix != NOWHERE).sum(),
         "first": (tables.first_token != NOWHERE).sum(),
-        "order": len(tables.teacher_order),
+        "order": len(tables.teacher_bytes.ids),
         "trie": len(tables.spelling_order.ids),
     }
     # about 4 s on two cores
@@ -49,7 +49,7 @@ def test_tables_take_seconds(tables: PairTables) -> None:
 def test_spellings_are_the_tokenizers_own(tables: PairTables) -> None:
     random = np.random.default_rng(0)
     vocabulary = tables.teacher.vocabulary_bytes()
-    for w in random.choice(tables.teacher_order, 500).tolist():
+    for w in random.choice(tables.teacher_bytes.ids, 500).tolist():
         own = tables.student.encode(vocabulary[w])
         assert tables.spelling(w).tolist() == (own.ids.tolist() if own.data == vocabulary[w] else [])
         assert vocabulary[w].startswith(tables.student.token_bytes(int(tables.longest_prefix[w])))

@@ -331,7 +331,7 @@ def test_an_update_that_is_not_finite_is_not_made(
 ) -> None:
     from dragoman.observe import RunDirectory
 
-    monkeypatch.setattr("dragoman.train.setup.load_objective", lambda path: objective)
+    monkeypatch.setattr(Method, "load_objective", lambda method: objective)
     config = configured(SHORT | {"train.max_grad_norm": limit})
     session: Session = build_session(config, tmp_path / "run")
     before = {name: value.clone() for name, value in session.model.state_dict().items()}

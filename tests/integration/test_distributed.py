@@ -55,7 +55,9 @@ def on_two(config: Path, environment: Mapping[str, str], *overrides: str) -> tup
 
 
 @pytest.mark.parametrize(
-    ("method", "environment"), [("chunk", {}), ("sft", TOLD)], ids=["torchrun", "accelerate"]
+    ("method", "environment"),
+    [("span", {}), ("sft", TOLD)],
+    ids=["torchrun", "accelerate"],
 )
 def test_two_processes_equal_one(
     run: Run,
@@ -68,6 +70,8 @@ def test_two_processes_equal_one(
     two = tmp_path / "two"
     # of 4 rollouts a step each process has 2, and one minibatch of each of them
     changes = {"method.name": method, "train.save_every": 1, "train.minibatches": 1}
+    if method == "span":  # long enough for a share and a penalty, which are those of the whole step
+        changes["rollout.max_new_tokens"] = 32
     overrides = [f"{key}={value}" for key, value in changes.items()]
     code, errors = on_two(config, environment, f"run.dir={two}", *overrides)
     assert code == 0, errors[-3000:]

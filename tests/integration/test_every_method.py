@@ -15,8 +15,10 @@ from dragoman.api import Distillation
 from dragoman.config import Config
 from dragoman.methods import Writer, get_method, methods
 from dragoman.observe import read_records
+from dragoman.pipeline import Pipeline
 from dragoman.rollout import Request
 from dragoman.train.setup import build_session
+from dragoman.types import Rollout, TeacherView
 
 Run = Callable[..., Distillation]
 ReadMetrics = Callable[[Path], list[dict[str, Any]]]
@@ -60,6 +62,29 @@ def test_a_step_of_every_method(
     assert records
     scored = get_method(name).writer is Writer.STUDENT
     assert all((record.scores is not None) == scored for record in records)
+
+
+@pytest.mark.parametrize("name", ["chunk", "bpm", "shared", "mixed", "simct", "xtoken", "uld", "gold", "alm"])
+def test_a_refused_response_alone_in_a_micro_batch(
+    name: str,
+    run: Run,
+    family: Mapping[str, Path],
+    metrics: ReadMetrics,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A teacher's template that refuses a conversation leaves a response without anything to train on."""
+    view = Pipeline._view
+
+    def refuse_one(self: Pipeline, rollout: Rollout) -> TeacherView | None:
+        return None if rollout.key == first else view(self, rollout)
+
+    rollouts = run("all", settings(name, family)).path / "rollouts" / "step-000001.jsonl"
+    first = next(iter(read_records(rollouts))).rollout.key
+    monkeypatch.setattr(Pipeline, "_view", refuse_one)
+    found = run("one", settings(name, family) | {"train.micro_batch_tokens": 1, "data.heldout": None})
+    (step,) = [line for line in metrics(found.path) if line["phase"] == "train"]
+    assert 0 < step["dropped/refused"] < 1
+    assert np.isfinite(step["loss"]) and step["grad_norm"] > 0
 
 
 # --- models beside the two

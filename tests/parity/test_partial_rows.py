@@ -13,7 +13,7 @@ from torch import Tensor
 from dragoman.config import MethodConfig
 from dragoman.objective import row_divergence
 from dragoman.objective.conditional import log_softmax, on_candidates
-from dragoman.objective.reference_rows import divergence_reference
+from dragoman.objective.reference_rows import divergence_reference, row_divergence_reference
 from dragoman.objective.scored import Scored, ScoredRows
 from dragoman.train.ragged import joined_rows
 from dragoman.types import RowLabel, Rows
@@ -63,15 +63,23 @@ def test_value_by_definition(divergence: str, reliability: str) -> None:
     for n, partial in ((0, True), (1, False)):
         student = [float(law[n, list(ids)].sum()) for ids in CANDIDATES]
         bins = list(zip(TEACHER, student, strict=True))
-        weight = 2.0 * WEIGHT[n] * (1.0 - RESIDUAL if reliability == "mass" else 1.0)
+        weight = 2.0 * WEIGHT[n]
         if partial:
-            # Both sides given that it is a candidate, and the teacher's .7 of that as a weight
+            # Both sides given that it is a candidate, and the teacher's .7 of that as a weight, once
             bins = [(t / 0.7, s / sum(student)) for t, s in bins]
             weight *= 0.7
         else:
             bins.append((RESIDUAL, 1.0 - sum(student)))
+            weight *= 1.0 - RESIDUAL if reliability == "mass" else 1.0
         total += weight * divergence_reference(bins, config)
     assert float(loss.total.detach()) == pytest.approx(total, rel=1e-12)
+    candidates = [
+        [(t, float(law[n, list(ids)].sum())) for t, ids in zip(TEACHER, CANDIDATES, strict=True)]
+        for n in (0, 1)
+    ]
+    rows = [[*bins, (RESIDUAL, 1.0 - sum(s for _, s in bins))] for bins in candidates]
+    twin = row_divergence_reference([*rows, None], WEIGHT, config, [True, False, False])
+    assert twin == pytest.approx(total, rel=1e-12)
     # what is left out is reported all the same
     assert loss.metrics.ratios["row_residual"].value == pytest.approx(RESIDUAL)
 

@@ -28,9 +28,9 @@ LEFT: dict[str, tuple[float | None, ...]] = {
     "semantic_prior": (0.118, 0.075, 0, 0.078, 0.065, 0.051, 0.059, 0),
     # Return-to-go leaves out the budgets of earlier chunks on which a token had an influence.
     "segment": (0.130, 0.075, 0, 0.057, 0.108, 0.051, 0.059, 0),
-    # What is left is the account between a word and the stop behind it, with the share lambda = 0: of the
-    # 30 texts there are too few pairs of neighbouring chunks to measure it. A test below takes other shares.
-    "span": (0.039, 0.065, 0, 0.052, 0, 0.048, 0, 0),
+    # At the target a word's account and that of the stop behind it add up to nothing, and the measured share
+    # is 1. A test below takes other shares.
+    "span": (0, 0, 0, 0, 0, 0, 0, 0),
     # Renormalised over the common tokens, of which `q*` and the teacher speak at different places.
     "shared": (0.218, 0.065, 0, 0.089, 0, 0.051, 0.192, 0),
     # Mass goes to a token that the student's tokenizer would not choose in view of what follows.

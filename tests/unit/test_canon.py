@@ -60,7 +60,8 @@ def sets_with(*mass: float) -> Sets:
 
 
 def listed(sets: Sets, topk: int | None, always: int) -> tuple[dict[tuple[int, ...], float], float]:
-    ids, sizes, mass, left = sets.candidates(topk, always)
+    ids, sizes, mass, left, _ = sets.candidates(topk, always)
+    assert sizes is not None
     stretches = np.split(ids, np.cumsum(sizes)[:-1]) if len(sizes) else []
     return {tuple(s.tolist()): float(m) for s, m in zip(stretches, mass, strict=True)}, left
 

@@ -93,6 +93,13 @@ def test_a_gap_of_a_reference_costs_its_chunk(before: Sequence[float], smaller: 
     assert found.dropped == {"non_finite": 2}
 
 
+def test_behind_the_end_of_a_references_context() -> None:
+    found = credited(smaller=(-3.0, NAN, NAN))
+    assert found.credit is not None
+    assert found.credit.tolist() == [0.5, 0.5, 0.0, 0.0]
+    assert found.dropped == {"teacher_context": 2}
+
+
 @pytest.mark.parametrize("lacking", ["before", "smaller"])
 def test_a_reference_that_was_not_asked(lacking: str) -> None:
     with pytest.raises(ValueError, match=r"set teacher\.reference\.model"):

@@ -31,9 +31,10 @@ def chunks_of(
     *parts: tuple[Sequence[float], Sequence[float]],
     segments: Sequence[int] | None = None,
     steps: Sequence[float] | None = None,
+    counts: Sequence[bool] | None = None,
 ) -> Chunks:
-    """Chunks from the log-probs of their student and their teacher tokens; every chunk is a segment without
-    neighbours and no r is known, unless given."""
+    """Chunks from the log-probs of their student and their teacher tokens; every chunk counts and is a
+    segment without neighbours, and no r is known, unless given."""
     student = [np.array(logp, np.float64) for logp, _ in parts]
     size = sum(map(len, student))
     return Chunks(
@@ -42,6 +43,7 @@ def chunks_of(
         num_student=np.array([len(logp) for logp in student]),
         student_sum=np.array([logp.sum() for logp in student]),
         teacher_sum=np.array([np.sum(logp, dtype=np.float64) for _, logp in parts]),
+        counts=np.array([True] * len(parts) if counts is None else counts),
         segment_of=2 * np.arange(len(parts)) if segments is None else np.array(segments),
         step_logp=np.full(size, NAN) if steps is None else np.array(steps, np.float64),
     )
@@ -128,6 +130,14 @@ def test_coupling_says_how_far_neighbours_repay_each_other() -> None:
     assert coupling(np.stack([potential[:-1], potential[1:]], axis=1)) < 0.1
     assert coupling(np.stack([potential, potential], axis=1)) == 0.0  # together, not against each other
     assert coupling(pairs[:8]) == 0.0  # too few to say
+
+
+def test_span_pairs_are_of_chunks_that_count() -> None:
+    # what both sides are certain of has zeros on both, as what does not count has
+    parts = [([-1.0], [-2.0]), ([0.0], [0.0]), ([-1.0], [-3.0])]
+    found = accounts(chunks_of(*parts, segments=[0, 0, 1]))
+    assert found.pairs.tolist() == [[-1.0, 0.0], [0.0, -2.0]]
+    assert not len(accounts(chunks_of(*parts, segments=[0, 0, 1], counts=[True, False, True])).pairs)
 
 
 def test_span_adds_neighbours_as_far_as_accounts_are_open() -> None:
@@ -221,12 +231,14 @@ def test_sharing_rules_conserve_the_budget(rule: str, chunks: Chunks) -> None:
 def test_responses_one_behind_the_other_have_the_credits_they_have_alone(
     rule: str, one: Chunks, other: Chunks
 ) -> None:
-    shift = {"chunk_of": len(one.num_student), "segment_of": int(one.segment_of[-1]) + 2}
+    behind = replace(
+        other,
+        chunk_of=other.chunk_of + len(one.num_student),
+        segment_of=other.segment_of + int(one.segment_of[-1]) + 2,
+    )
     both = Chunks(
         **{
-            field.name: np.concatenate(
-                [getattr(one, field.name), getattr(other, field.name) + shift.get(field.name, 0)]
-            )
+            field.name: np.concatenate([getattr(one, field.name), getattr(behind, field.name)])
             for field in fields(Chunks)
         }
     )

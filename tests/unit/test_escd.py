@@ -12,8 +12,10 @@ import toy
 from dragoman.config import MethodConfig
 from dragoman.errors import ConfigError
 from dragoman.objective import Scored, ScoredRows, row_divergence
+from dragoman.observe import Record
 from dragoman.supervise.rows import bpm, escd, gkd
 from dragoman.text import PairTables, Tokenization
+from dragoman.train.collate import collate, normaliser
 from dragoman.types import DropReason, RowLabel, Rows
 
 TEACHER = toy.bpe("teacher", "a b", "c d", "ab cd", "ab c", "b c", "b cd")
@@ -26,10 +28,11 @@ SECOND = {"c": 0.8, "bc": 0.1, "a": 0.1}
 
 def sets_of(rows: Rows, index: int, side: Tokenization) -> dict[tuple[str, ...], float]:
     """A row as sets of names with their mass."""
-    assert rows.member_bounds is not None and rows.log_weight is not None and not rows.log_weight.any()
+    assert rows.log_weight is None
+    bounds = np.arange(len(rows.ids) + 1) if rows.member_bounds is None else rows.member_bounds
     row: dict[tuple[str, ...], float] = {}
     for k in range(int(rows.bounds[index]), int(rows.bounds[index + 1])):
-        ids = rows.ids[rows.member_bounds[k] : rows.member_bounds[k + 1]].tolist()
+        ids = rows.ids[bounds[k] : bounds[k + 1]].tolist()
         name = tuple(side.token_name(i) for i in ids)
         row[name] = row.get(name, 0.0) + math.exp(rows.logp[k])
     return row
@@ -50,6 +53,18 @@ def test_a_root_behind_a_root_has_both_terms() -> None:
     assert found.weight.tolist() == pytest.approx([1.0, 1.6])
     assert rows.residual.tolist() == [0.0, 0.0]
     assert rows.label.tolist() == [RowLabel.HEURISTIC] * 2
+
+
+def test_a_token_counts_as_one_whatever_its_terms() -> None:
+    scores = toy.scores_of(TEACHER, toy.ids_of(TEACHER, "ab", "c"), [FIRST, SECOND])
+    student = toy.ids_of(STUDENT, "ab", "c")
+    found = toy.supervise(escd.build, TABLES, student, scores)
+    record = Record(step=1, rollout=toy.rollout_of(student), supervision=found)
+    # Z = 1 and 1.6 are factors of the two losses; the mean is over two tokens, not 2.6
+    assert collate([record], "token").weight.tolist() == pytest.approx([1.0, 1.6])
+    assert normaliser([record], "token") == 2.0
+    assert collate([record], "sequence").weight.tolist() == pytest.approx([0.5, 0.8])
+    assert normaliser([record], "sequence") == 1.0
 
 
 def test_the_loss_is_the_sum_of_both_terms() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import numpy as np
@@ -138,6 +139,14 @@ def test_worlds_that_cannot_be_meant() -> None:
         make_world(WorldSettings(kind="novel"))
     with pytest.raises(UsageError, match="one tokenizer"):
         make_world(WorldSettings(kind="same", teacher_merges=10, student_merges=11))
+    with pytest.raises(UsageError, match=r"108 texts"):
+        make_world(WorldSettings(kind="indentation", teacher_merges=9, student_merges=9, size=109))
+    with pytest.raises(UsageError, match=r"at most [0-9.]+ nats") as refused:
+        make_world(WorldSettings(size=30, start_kl=20.0))
+    most = float(re.findall(r"at most ([0-9.]+) nats", str(refused.value))[0])
+    world = make_world(WorldSettings(size=30, start_kl=most))
+    ratio = np.log(world.student_law) - np.log(world.teacher_law)
+    assert float(world.student_law @ ratio) == pytest.approx(most, abs=1e-9)
     same = make_world(WorldSettings(kind="same", teacher_merges=10, student_merges=10, size=20))
     assert same.student.same_ids_as(same.teacher)
 
@@ -148,10 +157,15 @@ def test_ragged_places() -> None:
     assert sizes.tolist() == [3, 0, 2, 3]
 
 
-def test_intervals_are_students() -> None:
-    # mean 2, standard deviation 1, standard error 1 / sqrt(3); 4.303 is the two-sided 95 % point of 2 degrees
-    # of freedom
+def test_intervals_are_students_on_a_log_scale() -> None:
+    # mean 2, standard deviation 1, standard error 1 / sqrt(3), relative to the mean half of that; 4.303 is
+    # the two-sided 95 % point of 2 degrees of freedom
     mean, interval = mean_interval([1.0, 2.0, 3.0])
     assert mean == 2.0 and interval is not None
-    assert interval == pytest.approx((2 - 4.303 / 3**0.5, 2 + 4.303 / 3**0.5), abs=1e-3)
+    factor = np.exp(4.303 / (2 * 3**0.5))
+    assert interval == pytest.approx((2 / factor, 2 * factor), abs=2e-3)
     assert mean_interval([4.0]) == (4.0, None)
+    # of these Student's t on the plain scale would go from -.0019 on
+    _, spread = mean_interval([1e-4, 1e-4, 4e-3])
+    assert spread is not None and 0 < spread[0] < 1.4e-3 < spread[1]
+    assert mean_interval([0.0, 0.0]) == (0.0, (0.0, 0.0))

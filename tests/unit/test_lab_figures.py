@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
 import pytest
 
+import lab_truth
 from dragoman.errors import CapabilityError, ConfigError, UsageError
+from dragoman.lab import methods as lab_methods
 from dragoman.lab.bench import Bench, make_bench
 from dragoman.lab.dense import ObjectiveSignal
-from dragoman.lab.exact import text_gradient
+from dragoman.lab.exact import text_gradient, token_gradient
 from dragoman.lab.figures import drawn_paths, gradient_figures, likeness, within_canonical
-from dragoman.lab.methods import credit_rule, default_methods, parse_method, parse_methods, signal_of
-from dragoman.lab.row_figures import measure_row, row_figures
+from dragoman.lab.methods import default_methods, parse_method, parse_methods, signal_of
+from dragoman.lab.row_figures import Places, RowFigures, measure_row, row_figures, with_common
 from dragoman.lab.signals import student_of
 from dragoman.lab.training import PathSampler
 from dragoman.lab.worlds import WorldSettings
+from dragoman.methods import get_method
 from dragoman.types import RowLabel, Rows
 
 LEXICON = WorldSettings(kind="lexicon", teacher_merges=60, student_merges=25, size=40)
@@ -99,6 +103,35 @@ def test_odd_segmentations_are_rewarded_without_a_guard_and_not_with_it() -> Non
     assert push["span"] < 0  # type: ignore[operator]  # its penalty is a third of theirs
 
 
+@pytest.mark.parametrize("spec", ["chunk", "bpm", "canon", "sft"])
+def test_figures_of_gradients_are_sums_over_paths(spec: str) -> None:
+    bench, method = bench_of(LEXICON), parse_method(spec)
+    # a student that often writes otherwise than its tokenizer would
+    logits, paths = 0.3 * bench.first_logits, bench.paths
+    signal, student = signal_of(bench, method), student_of(bench, logits)
+    found = gradient_figures(bench, signal, logits, by_teacher=method.by_teacher, cover=0.8, batch=7)
+    picked, prob = drawn_paths(bench, logits, by_teacher=method.by_teacher, cover=0.8)
+    prob = prob / prob.sum()
+    each = np.array([signal.push(student, picked[n : n + 1], np.ones(1)).total for n in range(len(picked))])
+    parts = np.array([within_canonical(paths, student.edge_logp, one) for one in each])
+    traces = []
+    for exact, own, got in (
+        (text_gradient(paths, logits), each, found.text),
+        (token_gradient(paths, logits), parts, found.token),
+    ):
+        mean = prob @ own
+        trace = float(prob @ ((own - mean) ** 2).sum(axis=1))
+        traces.append(trace)
+        size = np.linalg.norm(exact)
+        assert got.bias == pytest.approx(np.linalg.norm(mean - exact) / size, rel=1e-4)
+        rmse = np.sqrt(((mean - exact) ** 2).sum() + trace / 7) / size
+        assert got.rmse == pytest.approx(rmse, rel=1e-4)
+    # what a path pushes off canonical tokens is no error against J_token, and tells the two apart
+    assert traces[1] != pytest.approx(traces[0], rel=0.02)
+    odd, mean = lab_truth.odd_edges(bench), prob @ each
+    assert found.odd_push == pytest.approx(-mean[odd].sum() / np.linalg.norm(mean), rel=1e-4, abs=1e-9)
+
+
 def test_likeness_by_hand() -> None:
     # |g - g*| = |(1, -1)|, |g*| = 2, g.g* = 2; the batch adds a variance of 2
     found = likeness(np.array([1.0, 1.0]), np.array([2.0, 0.0]), 2.0)
@@ -152,7 +185,7 @@ def test_total_variation_by_hand() -> None:
     assert rows is not None
     law = bench.paths.log_law(bench.first_logits)
     found = row_figures(bench, signal, law, np.array([path]), np.array([1.0]))
-    total = 0.0
+    total = student_total = 0.0
     edges = bench.paths.edge[bench.paths.bounds[path] : bench.paths.bounds[path + 1]]
     for token, state in enumerate(bench.paths.edge_state[edges].tolist()):
         target = {
@@ -164,8 +197,31 @@ def test_total_variation_by_hand() -> None:
             for k in range(rows.bounds[token], rows.bounds[token + 1])
         }
         gaps = [abs(target.get(u, 0.0) - row.get(u, 0.0)) for u in target.keys() | row.keys()]
+        student = {
+            int(bench.paths.edge_token[edge]): float(bench.paths.first[edge])
+            for edge in range(*bench.paths.state_bounds[state : state + 2].tolist())
+        }
+        student_total += 0.5 * sum(abs(target[u] - student[u]) for u in target) / len(edges)
         total += 0.5 * (sum(gaps) + float(rows.residual[token])) / len(edges)
     assert found is not None and found.total_variation == pytest.approx(total, abs=1e-6)
+    assert found.student_total_variation == pytest.approx(student_total, abs=1e-9)
+
+
+def test_methods_are_compared_where_all_of_them_have_a_row() -> None:
+    def figures(*distances: float) -> RowFigures:
+        places = Places(weight=np.array([0.5, 0.3, 0.2]), total_variation=np.array(distances))
+        return RowFigures(
+            total_variation=0.0, student_total_variation=0.0, residual=0.0, row_rate=1.0, labels={}, kept={},
+            places=places,
+        )  # fmt: skip
+
+    one, none, two = with_common([figures(0.1, 0.2, 0.6), None, figures(np.nan, 0.0, 0.5)])
+    # the last two places, of weights .3 and .2: (.3 * .2 + .2 * .6) / .5 and (.3 * 0 + .2 * .5) / .5
+    assert one is not None and none is None and two is not None
+    assert (one.common_total_variation, one.common_rate) == pytest.approx((0.36, 0.5))
+    assert (two.common_total_variation, two.common_rate) == pytest.approx((0.2, 0.5))
+    apart = with_common([figures(0.1, np.nan, np.nan), figures(np.nan, 0.0, 0.5)])
+    assert [(row.common_total_variation, row.common_rate) for row in apart if row] == [(None, 0.0)] * 2
 
 
 def test_methods_by_name_with_settings() -> None:
@@ -173,9 +229,9 @@ def test_methods_by_name_with_settings() -> None:
     assert [one.label for one in found] == ["chunk", "chunk[guard=off;clamp=5]", "bpm[teacher.topk=7]"]
     assert found[0].config.guard == "penalty" and found[1].config.guard == "off"
     assert found[1].config.clamp == 5 and found[2].topk == 7
-    assert credit_rule("dragoman.supervise.mixed:build_span_canon") == "span"
-    assert credit_rule("dragoman.supervise.sampled:build_marginal_rtg") == "marginal_rtg"
-    assert credit_rule("dragoman.supervise.rows.bpm:build") is None and credit_rule(None) is None
+    assert [parse_method(name).rule for name in ("canon_span", "dpca", "bpm")] == [
+        *("span", "semantic_prior", None)
+    ]
     for wrong, error in (
         ("chunk,chunk", UsageError),
         ("compass", UsageError),
@@ -191,6 +247,20 @@ def test_methods_by_name_with_settings() -> None:
     assert "gkd" in {one.label for one in default_methods(bench_of(SAME))}
     with pytest.raises(CapabilityError, match="same"):
         signal_of(bench_of(LEXICON), parse_method("gkd"))
+
+
+@pytest.mark.parametrize("rule", [None, "mine"])
+@pytest.mark.parametrize("base", ["chunk", "mixed"])
+def test_a_credit_method_whose_rule_is_not_known_is_refused(
+    base: str, rule: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = replace(get_method(base), name="mine", credit=rule, supervise="elsewhere:build")
+    monkeypatch.setattr(lab_methods, "get_method", lambda name: mine)
+    monkeypatch.setattr(lab_methods, "methods", lambda: {"mine": mine, "chunk": get_method("chunk")})
+    with pytest.raises(UsageError, match=r"'mine'.*Method\.credit"):
+        parse_method("mine")
+    # among all methods it is left out, as others that the lab cannot run
+    assert [one.label for one in default_methods(bench_of(LEXICON))] == ["chunk"]
 
 
 @pytest.mark.parametrize("world", [LEXICON, SAME], ids=lambda world: world.kind)

@@ -174,6 +174,65 @@ def test_a_setting_that_credits_would_ignore(key: str) -> None:
     replace(OTHER, settings=None).check_settings(config)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "ignored"),
+    [
+        ("bpm", {"clamp": 5.0}, "clamp is 5.0"),
+        ("bpm", {"clip_low": 0.1}, "clip_low is 0.1"),
+        ("alm", {"dual_clip": None}, "dual_clip is None"),
+        ("canon", {"guard": "mask", "guard_penalty": 2.0}, "guard_penalty is 2.0"),
+        ("chunk", {"guard": "mask", "guard_penalty": 2.0}, "guard_penalty is 2.0"),
+        ("chunk", {"credit_coef": 0.5}, "credit_coef is 0.5"),
+        ("retok", {"beta": 0.3}, "beta is 0.3"),
+        ("gkd", {"divergence": "jsd", "row_floor": 1e-3}, "row_floor is 0.001"),
+        ("retok", {"log_ratio_clamp": 5.0}, "log_ratio_clamp is 5.0"),
+        ("sft", {"guard": "mask"}, "guard is 'mask'"),
+        ("sft", {"clamp": 5.0}, "clamp is 5.0"),
+        ("sft", {"max_chunk_tokens": 4}, "max_chunk_tokens is 4"),
+        ("sft", {"normalised": "mask"}, "normalised is 'mask'"),
+    ],
+)
+def test_a_setting_that_does_nothing(name: str, settings: dict[str, Any], ignored: str) -> None:
+    with pytest.raises(ConfigError, match=rf"method\.{ignored}, which method '{name}' would ignore"):
+        get_method(name).check_settings(MethodConfig.model_validate(settings))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("chunk", {"guard": "penalty", "guard_penalty": 2.0, "clamp": 5.0, "dual_clip": None}),
+        ("canon_span", {"guard": "penalty", "guard_penalty": 2.0, "clip_low": 0.1, "credit_coef": 0.5}),
+        ("retok", {"divergence": "skewed", "beta": 0.3}),
+        ("retok", {"reference_kl": 0.5, "log_ratio_clamp": 5.0}),
+        ("alm", {"guard": "mask", "max_chunk_tokens": 4, "tau": 10.0}),
+        # the method's own default under another guard is not the user's wish
+        ("span", {"guard": "mask", "guard_penalty": 1.0}),
+    ],
+)
+def test_a_setting_that_does_something(name: str, settings: dict[str, Any]) -> None:
+    get_method(name).check_settings(MethodConfig.model_validate(settings))
+
+
+def test_likely_tokens_that_nobody_reads() -> None:
+    for name in ("span", "alm", "compass", "sft"):
+        asked = configuration({"teacher.topk": 8}).teacher
+        with pytest.raises(ConfigError, match=rf"teacher\.topk is 8, but method '{name}' needs"):
+            get_method(name).check_teacher(asked)
+        get_method(name).check_teacher(configuration({}).teacher)
+    for name in ("marginal", "canon", "uld"):
+        get_method(name).check_teacher(configuration({"teacher.topk": "all"}).teacher)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_method_reads_its_own_defaults(name: str) -> None:
+    method = get_method(name)
+    assert method.reads is not None
+    keys = {key.removeprefix("method.") for key in method.defaults if key.startswith("method.")}
+    assert keys <= method.reads | {"normalise"}
+    assert ("guard" in method.reads) == (name != "sft")
+    assert ("clamp" in method.reads) == (method.credit is not None or name == "compass")
+
+
 @pytest.mark.parametrize("key", ["reference_kl", "max_policy_shift"])
 def test_a_setting_that_given_answers_would_ignore(key: str) -> None:
     config = MethodConfig.model_validate({key: 0.5})

@@ -46,11 +46,11 @@ def test_by_hand() -> None:
 
 
 def test_prefix_ranges() -> None:
-    order = TABLES.teacher_order
-    low, high = TABLES.teacher_prefix_range(b"ab")
+    order = TABLES.teacher_bytes.ids
+    low, high = TABLES.teacher_bytes.range(b"ab")
     assert [TEACHER.token_name(i) for i in order[low:high].tolist()] == ["ab", "abc", "abcd"]
-    low, high = TABLES.student_prefix_range(b"b")
-    assert [STUDENT.token_name(i) for i in TABLES.student_order[low:high].tolist()] == ["b", "bc"]
+    low, high = TABLES.student_bytes.range(b"b")
+    assert [STUDENT.token_name(i) for i in TABLES.student_bytes.ids[low:high].tolist()] == ["b", "bc"]
     low, high = TABLES.spelling_prefix_range(toy.ids_of(STUDENT, "a", "bc").ids)
     found = TABLES.spelling_order.ids[low:high].tolist()
     assert {TEACHER.token_name(i) for i in found} == {"abc", "abcd"}

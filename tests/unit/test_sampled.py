@@ -20,7 +20,8 @@ from dragoman.supervise import (
     supervise_answer,
     supervise_sampled,
 )
-from dragoman.supervise.sampled import chunk_sums
+from dragoman.supervise.credit.chunks import chunk_sums
+from dragoman.supervise.settle import settle
 from dragoman.types import (
     ChunkKind,
     Correspondence,
@@ -368,10 +369,14 @@ def supervisions(draw: st.DrawFn) -> tuple[Supervision, SampledSettings]:
 def test_each_token_has_signal_or_one_reason(case: tuple[Supervision, SampledSettings]) -> None:
     supervision, settings = case
     assert_consistent(supervision)
-    assert supervision.credit is not None
+    (settled,) = settle([supervision])  # what open accounts share is clamped when it is known
+    assert settled.credit is not None
     if settings.clamp is not None:
         penalty = settings.guard_penalty if settings.guard is Guard.PENALTY else 0.0
-        assert (np.abs(supervision.credit) <= max(settings.clamp, penalty)).all()
+        below = settings.clamp if settled.account is not None else 0.0
+        assert (np.abs(settled.credit) <= max(settings.clamp, below + penalty)).all()
+        kept = settled.credit[settled.account.is_open] if settled.account is not None else settled.credit[:0]
+        assert (np.abs(kept) <= settings.clamp).all()
     if settings.guard is not Guard.MASK:
         assert "non_canonical" not in supervision.dropped
     # A chunk is kept or dropped as a whole.

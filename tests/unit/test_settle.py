@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import numpy as np
 
 from dragoman.supervise.settle import settle
@@ -52,10 +56,16 @@ def test_one_share_for_all_responses_of_a_step() -> None:
 
 
 def test_the_clamp_is_for_the_sum_and_a_penalty_is_below_the_mean() -> None:
-    # 8 + 4 = 12 is cut to 10, 12 - 4 = 8 is not; the mean is 9, and 3 less is 6
-    found = settle([supervision([8.0, 12.0, 1.0], [4.0, -4.0, 9.0], REPAID * 2, penalised=2, clamp=10.0)])
-    assert found[0].credit is not None and found[0].credit.tolist() == [10.0, 8.0, 6.0]
+    # -8 - 4 = -12 is cut to -10, -12 + 4 = -8 is not; the mean is -9, and 3 less is -12
+    found = settle([supervision([-8.0, -12.0, 1.0], [-4.0, 4.0, 9.0], REPAID * 2, penalised=2, clamp=10.0)])
+    assert found[0].credit is not None and found[0].credit.tolist() == [-10.0, -8.0, -12.0]
     assert found[0].num_clamped == 1
+
+
+def test_a_penalty_is_never_a_reward() -> None:
+    # the mean of the others is 9: 3 less would be a praise of 6
+    (found,) = settle([supervision([8.0, 10.0, 1.0], [0.0, 0.0, 9.0], REPAID * 2, penalised=2)])
+    assert found.credit is not None and found.credit.tolist() == [8.0, 10.0, -3.0]
 
 
 def test_other_credits_stay_as_they_are() -> None:
@@ -66,3 +76,26 @@ def test_other_credits_stay_as_they_are() -> None:
         credit=np.array([2.5], np.float32),
     )
     assert settle([plain])[0] is plain
+
+
+def test_processes_settle_a_step_together() -> None:
+    """Two halves of a step, a thread each, make what the whole step makes."""
+    parts = [
+        [supervision([-1.0, 2.0], [0.5, -4.0], REPAID)],
+        [supervision([3.0, -9.0, 0.0], [-1.0, 2.0, 0.0], [[0.5, 0.5], [1.0, 2.0]] * 8, penalised=2)],
+    ]
+    met, posted = threading.Barrier(2, timeout=10), dict[int, np.ndarray]()
+
+    def add(values: np.ndarray) -> np.ndarray:
+        posted[threading.get_ident()] = values
+        met.wait()
+        total = sum(posted.values(), np.zeros(len(values)))
+        met.wait()
+        return total
+
+    with ThreadPoolExecutor(2) as pool:
+        found = [s for part in pool.map(partial(settle, add=add), parts) for s in part]
+    for one, other in zip(found, settle(parts[0] + parts[1]), strict=True):
+        assert one.credit is not None and other.credit is not None
+        np.testing.assert_allclose(one.credit, other.credit, rtol=1e-6)
+        assert one.account is not None and one.account.share is not None and 0 < one.account.share < 1

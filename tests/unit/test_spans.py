@@ -13,7 +13,9 @@ from dragoman.alignment import align
 from dragoman.config import MethodConfig
 from dragoman.supervise import CREDITS, Boundaries, Guard, SampledSettings, supervise_sampled
 from dragoman.supervise.boundaries import SPAN_CHUNKS
-from dragoman.supervise.sampled import build_span, spread
+from dragoman.supervise.guard import spread
+from dragoman.supervise.sampled import build_span
+from dragoman.supervise.settle import settle
 from dragoman.text import PairTables
 from dragoman.types import DropReason, Event, Prompt, Rollout, Supervision, TeacherScores
 from naive import token_text
@@ -105,7 +107,6 @@ def supervise(
     missing = np.where(np.isnan(values), DropReason.NON_FINITE, DropReason.NONE).astype(np.uint8)
     given = {
         "credit": CREDITS["span"],
-        "spans": True,
         "boundaries": Boundaries([*BYTES, b"un", b"do", b" it"]),
     }
     scores = TeacherScores(logp=values, missing=missing)
@@ -127,6 +128,13 @@ def test_a_token_has_its_spans_budget_and_an_account_with_the_neighbours() -> No
     assert credits(found) == [-1.0, -1.0, -4.0, -4.0, 16.0]
     # next span's first chunk: 4, 4 | 16, 16 | -; and in a span's first chunk the span before: -1 | -4
     assert neighbours(found) == [4.0, 4.0, 15.0, 16.0, -4.0]
+
+
+def test_the_clamp_waits_for_the_account_to_be_settled() -> None:
+    found = supervise(clamp=10.0)
+    assert credits(found) == [-1.0, -1.0, -4.0, -4.0, 16.0] and found.num_clamped == 0
+    (settled,) = settle([found])
+    assert credits(settled)[-1] == 10.0 and settled.num_clamped == 1
 
 
 def test_one_odd_chunk_makes_its_span_odd() -> None:

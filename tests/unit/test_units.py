@@ -105,11 +105,6 @@ def test_units_have_no_credit_to_penalise(build: Callable[..., object]) -> None:
         build(TABLES, MethodConfig(guard="penalty"))
 
 
-def test_whole_words_is_not_offered() -> None:
-    with pytest.raises(ConfigError, match=r"method.whole_words is true, but alm does not offer it"):
-        build_alm(TABLES, MethodConfig(whole_words=True))
-
-
 def test_simct_has_the_shared_tokens_at_the_start_of_every_unit() -> None:
     found = simct()
     assert found.rows is not None

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from dragoman.lab.bench import Bench
     from dragoman.lab.methods import LabMethod
     from dragoman.lab.result import LabSettings, WorldResult
-    from dragoman.lab.worlds import WorldSettings
+    from dragoman.lab.worlds import World, WorldSettings
 
 _METHODS = "dpca,chunk,segment,span,bpm,retok,sft"
 _FILE = click.Path(dir_okay=False, path_type=Path)
+_FILE_OR_DASH = click.Path(dir_okay=False, allow_dash=True)
 _PIPE_WIDTH = 110
 _COUNT = click.IntRange(1)
 
@@ -36,9 +40,14 @@ _COUNT = click.IntRange(1)
 @click.option("--samples", type=_COUNT, help="Texts an update; default 128.")
 @click.option("--seeds", type=_COUNT, help="Runs of every method; default 10.")
 @click.option("--rates", help="Learning rates to choose from; default .003,.01,.03,.06,.1.")
-@click.option("--quick", is_flag=True, help="A small world, short runs, two rates.")
-@click.option("--json", "as_json", help="Write everything to this file; - prints it instead of tables.")
-@click.option("--page", type=_FILE, help="Write the page to this file too.")
+@click.option("--quick", is_flag=True, help="A small world, short runs, three rates.")
+@click.option(
+    "--json",
+    "as_json",
+    type=_FILE_OR_DASH,
+    help="Write everything to this file, and the page beside it; - prints it instead of tables.",
+)
+@click.option("--page", type=_FILE, help="Write the page to this file.")
 def lab(
     kind: str,
     all_worlds: bool,
@@ -61,34 +70,98 @@ def lab(
     \b
     dragoman lab --world lexicon --teacher-merges 250 --student-merges 80 --methods dpca,chunk
     dragoman lab --methods "chunk,chunk[guard=off],bpm[mask_whitespace=false;teacher.topk=16]"
-    dragoman lab --all-worlds --methods all --json lab.json --page lab.html
+    dragoman lab --all-worlds --methods all --json lab.json
     """
     from rich.console import Console
 
-    from dragoman.lab.bench import make_bench
+    from dragoman.lab.bench import bench_of
     from dragoman.lab.run import run_world
+    from dragoman.lab.worlds import make_world
 
+    page = _page_of(as_json, page)
     worlds = _worlds(kind, all_worlds, seed, (teacher_merges, student_merges), size, start_kl, quick)
     settings = _settings(quick, updates, samples, seeds, rates)
     methods = None if names == "all" else _methods(names)
+    # All before the first, as what a late one cannot have should be known before an early one has run.
+    made = [make_world(world) for world in worlds]
     console = Console(stderr=True, highlight=False)
     _one_thread()
     results: list[WorldResult] = []
-    for world in worlds:
-        with console.status(world.name) as status:
-            bench = make_bench(world)
-            chosen = _fitting(bench, methods, skip=all_worlds, console=console)
-            results.append(run_world(bench, chosen, settings, status.update))
-        if as_json is None or as_json != "-":
+    for world in made:
+        _warn_of_merges(world)
+        with _progress(console, world.settings.name) as progress:
+            bench = bench_of(world)
+            chosen = _fitting(bench, methods, skip=all_worlds)
+            results.append(run_world(bench, chosen, settings, progress))
+        if as_json != "-":
             from dragoman.report.lab_terminal import lab_terminal
 
-            out = Console(highlight=False)
-            # Lines that go to a file or a pipe need not be broken.
-            out = out if out.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
-            out.print(lab_terminal(results[-1]))
+            _tables().print(lab_terminal(results[-1]))
         _write(results, as_json, page, all_worlds)
+    if as_json != "-" and len(results) > 1:
+        from dragoman.report.lab_terminal import lab_overview
+
+        _tables().print(lab_overview(results))
     if as_json == "-":
         click.echo(json.dumps(_tree(results, all_worlds), indent=2))
+
+
+def _tables() -> Console:
+    """Where tables are printed; lines that go to a file or a pipe need not be broken."""
+    from rich.console import Console
+
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+
+
+def _page_of(as_json: str | None, page: Path | None) -> Path | None:
+    """Where the page goes: beside the JSON file unless it is said. Checks that files can be written there."""
+    from dragoman.errors import UsageError
+
+    data = None if as_json in (None, "-") else Path(str(as_json))
+    if page is None and data is not None:
+        page = data.with_suffix(".html")
+    if data is not None and page is not None and data.resolve() == page.resolve():
+        raise UsageError(
+            f"--json is {as_json}, where the page would be written over it; give the JSON another name, such "
+            f"as {data.with_suffix('.json')}, or the page another one by --page"
+        )
+    for path in (data, page):
+        try:
+            if path is not None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{path} cannot be written: {error}; give a file in a folder") from error
+    return page
+
+
+@contextmanager
+def _progress(console: Any, world: str) -> Iterator[Callable[[str], None]]:
+    """What shows progress: one line that changes where stderr is a terminal, elsewhere a line for each."""
+    from rich.markup import escape
+
+    if not console.is_terminal:
+        yield lambda text: click.echo(text, err=True)
+        return
+    with console.status(escape(world)) as status:
+        yield lambda text: status.update(escape(text))
+
+
+def _warn_of_merges(world: World) -> None:
+    """Say where a tokenizer has fewer merges than were asked for, as the world's name has those."""
+    from dragoman.lab.tokenizers import num_merges
+
+    settings = world.settings
+    for side, tokenization, asked in (
+        ("teacher", world.teacher, settings.teacher_merges),
+        ("student", world.student, settings.student_merges),
+    ):
+        if (found := num_merges(tokenization)) != asked:
+            click.echo(
+                f"warning: {settings.name}: the {side}'s tokenizer has {found} merges, not {asked}: "
+                "its texts, as they are cut before merging, allow no more",
+                err=True,
+            )
 
 
 def _worlds(
@@ -156,21 +229,21 @@ def _methods(names: str) -> list[LabMethod]:
     return parse_methods(names)
 
 
-def _fitting(
-    bench: Bench, methods: Sequence[LabMethod] | None, *, skip: bool, console: Any
-) -> list[LabMethod]:
-    """The methods to measure in a world: all, or those asked for. Among several worlds (`skip`), one that
-    needs equal tokenizers is left out where they differ."""
+def _fitting(bench: Bench, methods: Sequence[LabMethod] | None, *, skip: bool) -> list[LabMethod]:
+    """The methods to measure in a world: all, or those asked for. Where tokenizers differ, one that needs
+    equal ones is left out among several worlds (`skip`), and refused otherwise."""
     from dragoman.lab.methods import default_methods
 
     if methods is None:
         return default_methods(bench)
     if not skip:
+        for one in methods:
+            one.method.check_tokenizers(bench.world.student, bench.world.teacher)
         return list(methods)
     fitting = [one for one in methods if not one.method.equal_tokenizers or bench.tables.same_ids]
     left_out = ", ".join(one.label for one in methods if one not in fitting)
     if left_out:
-        console.print(f"{bench.world.settings.name}: without {left_out}, as the tokenizers differ")
+        click.echo(f"{bench.world.settings.name}: without {left_out}, as the tokenizers differ", err=True)
     return fitting
 
 

@@ -60,7 +60,7 @@ def _described(method: Method) -> str:
         ("writes", f"the {method.writer}"),
         ("caveat", method.caveat),
         ("objective", method.objective),
-        ("reads", ", ".join(f"method.{key}" for key in sorted(method.settings or ()))),
+        ("reads", ", ".join(f"method.{key}" for key in sorted(method.reads or ()))),
         *((key, json.dumps(value)) for key, value in method.defaults.items()),
     ]
     width = max(len(label) for label, _ in lines)

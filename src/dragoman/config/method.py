@@ -132,11 +132,6 @@ class MethodConfig(Section):
         gt=0,
         description="Temperature of the chunk probabilities of `alm`: they are raised to the power 1 / tau.",
     )
-    whole_words: bool = Field(
-        default=False,
-        description="The factor of `alm` for a next token that starts a word; not offered, so `true` is an "
-        "error.",
-    )
 
     @model_validator(mode="after")
     def _switch_has_two_sides(self) -> Self:

@@ -16,11 +16,11 @@ from jaxtyping import Float32
 
 from dragoman.alignment import align
 from dragoman.errors import RenderError
-from dragoman.models import Span, TokenScorer, context_length, score_spans
+from dragoman.models import Span, TokenScorer, context_length, evaluating, score_spans
 from dragoman.observe import Metrics, Ratio
 from dragoman.render import Renderer
 from dragoman.rollout import Request
-from dragoman.supervise.sampled import chunk_sums
+from dragoman.supervise.credit.chunks import chunk_sums
 from dragoman.types import Alignment, Event, Prompt, Rollout, TeacherView
 
 logger = logging.getLogger(__name__)
@@ -97,12 +97,8 @@ class ForwardKL:
             size = len(view.ids) if limit is None else min(len(view.ids), limit)
             is_stop = view.completion.event[: max(size - view.start, 0)] == Event.STOP
             spans.append(Span(ids=view.ids[:size], start=view.start, is_stop=is_stop))
-        was_training = self.scorer.model.training
-        self.scorer.eval()
-        try:
+        with evaluating(self.scorer.model):
             found = iter(score_spans(self.scorer, spans, batch_tokens=self.batch_tokens))
-        finally:
-            self.scorer.model.train(was_training)
         scored = []
         for text in texts:
             size = 0 if text.reading is None else len(text.reading.completion)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from dragoman.observe import Metrics, Ratio, Record
-from dragoman.supervise.sampled import chunk_sums
+from dragoman.supervise.credit.chunks import chunk_sums
 from dragoman.types import ChunkKind, DropReason, Event, StopReason, TokenText
 
 REPEAT_LENGTH = 4

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from dragoman.lab.chunks import PathChunks, TeacherModel, path_chunks, teacher_model
-from dragoman.lab.paths import Paths, enumerate_paths
+from dragoman.lab.paths import PathNames, Paths, enumerate_paths
 from dragoman.lab.worlds import World, WorldSettings, make_world
 from dragoman.padding import stretches
 from dragoman.text.pair import PairTables
@@ -36,6 +36,16 @@ class Bench:
         return logits
 
     @cached_property
+    def first_logp(self) -> Float64[np.ndarray, " E"]:
+        """Log-probs of the student before training."""
+        return self.paths.log_law(self.first_logits)
+
+    @cached_property
+    def path_names(self) -> PathNames:
+        """What finds the paths that samples took."""
+        return PathNames(self.paths)
+
+    @cached_property
     def target_logits(self) -> Float64[np.ndarray, " E"]:
         """A student whose law is `q*`: edges off it have a probability of 1e-30, states off it their first
         law."""
@@ -45,7 +55,11 @@ class Bench:
 
 def make_bench(settings: WorldSettings) -> Bench:
     """Build a world and enumerate it."""
-    world = make_world(settings)
+    return bench_of(make_world(settings))
+
+
+def bench_of(world: World) -> Bench:
+    """Enumerate a world."""
     paths = enumerate_paths(world)
     teacher = teacher_model(paths)
     return Bench(world=world, paths=paths, teacher=teacher, chunks=path_chunks(paths, teacher))

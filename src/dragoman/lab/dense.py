@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from dragoman.config import MethodConfig
@@ -73,11 +73,22 @@ class ObjectiveSignal:
             gradient = scorer.table.grad.numpy()[:, :-1] * scorer.is_edge
         if not np.isfinite(gradient).all():
             raise FloatingPointError("the gradient of a loss in the lab is not finite")
-        squares = np.empty(len(paths))
-        squares[order] = np.bincount(path_of, (gradient**2).sum(axis=1), len(paths)) / counts**2.0
-        return Push(
-            total=np.bincount(scorer.edges.ravel(), gradient.ravel(), len(student.logits)), squares=squares
+        total_E = np.bincount(scorer.edges.ravel(), gradient.ravel(), len(student.logits))
+
+        def squares(of_tokens: Float64[np.ndarray, "N W"]) -> Float64[np.ndarray, " P"]:
+            found = np.empty(len(paths))
+            sums = np.einsum("nw,nw->n", of_tokens, of_tokens)
+            found[order] = np.bincount(path_of, sums, len(paths)) / counts**2.0
+            return found
+
+        whole = squares(gradient)
+        # Within canonical tokens, token by token: no path is twice in one state (`figures.within_canonical`).
+        kept = scorer.is_edge & self._bench.paths.edge_is_canonical[scorer.edges]
+        gradient *= kept
+        gradient -= np.where(kept, student.canonical_share[scorer.edges], 0.0) * gradient.sum(
+            axis=1, keepdims=True
         )
+        return Push(total=total_E, squares=whole, canonical_squares=squares(gradient))
 
     def _batch(
         self, student: Student, paths: Int64[np.ndarray, " P"], counts: np.ndarray
@@ -104,7 +115,7 @@ class ObjectiveSignal:
             weight=(weight[kept] * counts[path_of]).astype(np.float32),
             credit=None if credit is None else credit.astype(np.float32),
             behaviour_logp=logp[kept].astype(np.float32),
-            reference_logp=self._bench.paths.log_law(self._bench.first_logits)[edges].astype(np.float32),
+            reference_logp=self._bench.first_logp[edges].astype(np.float32),
             rows=self._bank.joined(paths, [one.rows for one in found], own),
             units=joined_units([one.units for one in found], own),
             sorted_logp=joined_sorted([one.sorted_logp for one in found], own),
@@ -115,13 +126,12 @@ class ObjectiveSignal:
         chunks, paths = self._bench.chunks, self._bench.paths
         assert self._supervise is not None
         own = slice(*paths.bounds[path : path + 2].tolist())
-        first = paths.log_law(self._bench.first_logits)
         rollout = Rollout(
             prompt=Prompt(key=f"path-{path}", messages=()),
             sample=0,
             context_ids=np.zeros(0, np.int64),
             completion=chunks.student_of(path),
-            behaviour_logp=first[paths.edge[own]].astype(np.float32),
+            behaviour_logp=self._bench.first_logp[paths.edge[own]].astype(np.float32),
         )
         scores = self._scores.of_text(int(paths.text_of[path]))
         return self._supervise(rollout, scores, chunks.alignment_of(path))

@@ -57,6 +57,14 @@ def centred(
     return found
 
 
+def canonical_share(paths: Paths, edge_logp: Float64[np.ndarray, " E"]) -> Float64[np.ndarray, " E"]:
+    """The student's law among the canonical edges of each state; 0 on all others."""
+    prob = np.where(paths.edge_is_canonical, np.exp(edge_logp), 0.0)
+    inside = np.bincount(paths.edge_state, prob, paths.num_states)
+    share: np.ndarray = prob / np.where(inside > 0, inside, 1.0)[paths.edge_state]
+    return share
+
+
 def text_gradient(paths: Paths, logits: Float64[np.ndarray, " E"]) -> Float64[np.ndarray, " E"]:
     """Gradient of `J_text`: E[(log S_text - log T_text) * grad log S(path)]."""
     edge_logp = paths.log_law(logits)

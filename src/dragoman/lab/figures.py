@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from dragoman.lab.bench import Bench
-from dragoman.lab.exact import text_gradient, token_gradient
+from dragoman.lab.exact import canonical_share, text_gradient, token_gradient
 from dragoman.lab.paths import Paths
 from dragoman.lab.signals import Signal, student_of
 
@@ -64,18 +64,26 @@ def gradient_figures(
     covered = float(prob.sum())
     push = signal.push(student, picked, prob)
     mean = push.total / covered
-    trace = max(float((prob * push.squares).sum() / covered - (mean**2).sum()), 0.0)
+    inside = within_canonical(paths, student.edge_logp, mean)
+    trace = _trace(push.squares, prob, mean)
     norm = float(np.linalg.norm(mean))
     odd = ~paths.edge_is_canonical & paths.state_is_canonical[paths.edge_state]
     return GradientFigures(
         covered=covered,
         token=likeness(
-            within_canonical(paths, student.edge_logp, mean), token_gradient(paths, logits), trace / batch
+            inside, token_gradient(paths, logits), _trace(push.canonical_squares, prob, inside) / batch
         ),
         text=likeness(mean, text_gradient(paths, logits), trace / batch),
         variance=trace / norm**2 if norm else None,
         odd_push=-float(mean[odd].sum()) / norm if norm else None,
     )
+
+
+def _trace(
+    squares: Float64[np.ndarray, " P"], prob: Float64[np.ndarray, " P"], mean: Float64[np.ndarray, " E"]
+) -> float:
+    """Trace of the covariance of one path's gradient, from its squared norms and its mean."""
+    return max(float(np.average(squares, weights=prob) - mean @ mean), 0.0)
 
 
 def drawn_paths(
@@ -103,10 +111,8 @@ def within_canonical(
     push is b times the law among them, which is taken off. Zero elsewhere.
     """
     kept = paths.edge_is_canonical
-    prob = np.where(kept, np.exp(edge_logp), 0.0)
-    inside = np.bincount(paths.edge_state, prob, paths.num_states)
     sums = np.bincount(paths.edge_state, np.where(kept, gradient, 0.0), paths.num_states)
-    share = prob / np.where(inside > 0, inside, 1.0)[paths.edge_state]
+    share = canonical_share(paths, edge_logp)
     return np.where(kept, gradient - share * sums[paths.edge_state], 0.0)
 
 

@@ -6,6 +6,7 @@ dpca    chunk[guard=off]    bpm[mask_whitespace=false;teacher.topk=16]
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dragoman.config import MethodConfig, load_config
@@ -14,7 +15,8 @@ from dragoman.lab.bench import Bench
 from dragoman.lab.sampled import PathCredits
 from dragoman.lab.scores import ScoreBook
 from dragoman.lab.signals import CreditSignal, Signal, imitation
-from dragoman.methods import Method, Writer, get_method, method_defaults, methods
+from dragoman.methods import Method, Writer, get_method, methods
+from dragoman.methods.method import Signal as MethodSignal
 from dragoman.methods.sampled import POLICY_GRADIENT
 from dragoman.supervise import CREDITS
 from dragoman.types import TeacherLevel
@@ -40,22 +42,7 @@ class LabMethod:
     @property
     def rule(self) -> str | None:
         """The credit rule behind it, in `CREDITS`; None if it has none."""
-        return credit_rule(self.method.supervise)
-
-
-def credit_rule(supervise: str | None) -> str | None:
-    """The credit rule that a `Method.supervise` is built on, by the name of the function: `build_chunk`, or
-    of a mixed method `build_chunk_retok`. None if it has none.
-
-    >>> credit_rule("dragoman.supervise.sampled:build_marginal_rtg")
-    'marginal_rtg'
-    """
-    module, _, function = (supervise or "").partition(":")
-    if module not in ("dragoman.supervise.sampled", "dragoman.supervise.mixed"):
-        return None
-    rest = function.removeprefix("build_")
-    fitting = [rule for rule in CREDITS if rest == rule or rest.startswith(f"{rule}_")]
-    return max(fitting, key=len, default=None)
+        return self.method.credit
 
 
 def parse_methods(text: str) -> list[LabMethod]:
@@ -72,8 +59,12 @@ def parse_method(spec: str) -> LabMethod:
     found = _SPEC.fullmatch(spec)
     if found is None:
         raise UsageError(f"got the method {spec!r}, expected a name, or name[key=value;...]")
-    method = get_method(found["name"].strip())
     settings = [part.strip() for part in (found["settings"] or "").split(";") if part.strip()]
+    return _configured(spec, get_method(found["name"].strip()), settings)
+
+
+def _configured(label: str, method: Method, settings: Sequence[str] = ()) -> LabMethod:
+    """A method with some `key=value`. Raises UsageError for one that the lab cannot run."""
     overrides = [part if "." in part.partition("=")[0] else f"method.{part}" for part in settings]
     plain = {
         "method": {"name": method.name},
@@ -82,22 +73,36 @@ def parse_method(spec: str) -> LabMethod:
         "student": {"model": "lab"},
         "teacher": {"model": "lab"},
     }
-    config = load_config(plain, overrides, method_defaults)
+    config = load_config(plain, overrides, lambda name: method.defaults)
     method.check_settings(config.method)
     if method.level is TeacherLevel.REFERENCE:
         raise UsageError(
             f"method {method.name!r} compares with a reference model of the teacher's family, which worlds "
             "do not have; leave it out of the lab"
         )
-    return LabMethod(label=spec, method=method, config=config.method, topk=config.teacher.topk)
+    if not _has_known_credit(method):
+        raise UsageError(
+            f"method {method.name!r} learns from {method.signal.value}, but its Method.credit is "
+            f"{method.credit!r}, expected one of {', '.join(CREDITS)}: the lab makes credits of many paths "
+            "at once, and must know by which rule; set it, or leave the method out of the lab"
+        )
+    return LabMethod(label=label, method=method, config=config.method, topk=config.teacher.topk)
 
 
 def default_methods(bench: Bench) -> list[LabMethod]:
     """All methods that can be had in a world."""
     found = [
-        parse_method(name) for name, method in methods().items() if method.level is not TeacherLevel.REFERENCE
+        _configured(name, method)
+        for name, method in methods().items()
+        if method.level is not TeacherLevel.REFERENCE and _has_known_credit(method)
     ]
     return [one for one in found if not one.method.equal_tokenizers or bench.tables.same_ids]
+
+
+def _has_known_credit(method: Method) -> bool:
+    """Whether the credits of a method, if it learns from any, are those of a rule that worlds can apply."""
+    has_credit = method.signal in (MethodSignal.CREDIT, MethodSignal.MIXED)
+    return not has_credit or method.credit in CREDITS
 
 
 def signal_of(bench: Bench, method: LabMethod) -> Signal:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int64, UInt64
 
 from dragoman.lab.worlds import World
 
@@ -97,6 +97,28 @@ class Paths:
         return np.bincount(self.text_of, path_prob, len(self.world.texts))
 
 
+class PathNames:
+    """Paths by their edges: a path is known by the sum of one random number for each, modulo 2^64."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.longest = int(np.diff(paths.bounds).max())
+        """Tokens of the longest path."""
+        self.mark: UInt64[np.ndarray, " E"] = np.random.default_rng(0).integers(
+            2**64, size=len(paths.edge_state), dtype=np.uint64
+        )
+        """The number of every edge."""
+        names = np.add.reduceat(self.mark[paths.edge], paths.bounds[:-1])
+        self._order = np.argsort(names)
+        self._names = names[self._order]
+        if not (np.diff(self._names) > 0).all():
+            raise AssertionError("two paths have one name; take other marks")
+
+    def find(self, names: UInt64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
+        """The paths with these sums of marks."""
+        found: Int64[np.ndarray, " B"] = self._order[np.searchsorted(self._names, names)]
+        return found
+
+
 def enumerate_paths(world: World) -> Paths:
     """All paths of a world and their exact laws."""
     builder = _Builder(world)
@@ -127,6 +149,7 @@ class _Builder:
         self.sizes: list[int] = []
         self.text_of: list[int] = []
         self.is_canonical: list[bool] = []
+        self.own_token: dict[bytes, int] = {}
 
     def add_text(self, index: int) -> None:
         text = self.world.texts[index]
@@ -185,19 +208,21 @@ class _Builder:
     def _odd_states(self) -> dict[bytes, dict[int, float]]:
         """The student's first law off the canonical tokenisations: what is left of the text, as it would
         write that by itself."""
-        law: dict[bytes, dict[int, float]] = {}
-        for key in self.state_of:
-            if isinstance(key, tuple):
-                continue
-            masses: dict[int, float] = defaultdict(float)
-            for text, mass in zip(self.world.texts, self.world.student_law, strict=True):
-                if text.startswith(key):
-                    rest = text[len(key) :]
-                    token = int(self._own(rest)) if rest else self.stop
-                    masses[token] += float(mass)
-            total = sum(masses.values())
-            law[key] = {token: mass / total for token, mass in masses.items()}
-        return law
+        masses: dict[bytes, dict[int, float]] = {
+            key: defaultdict(float) for key in self.state_of if not isinstance(key, tuple)
+        }
+        for text, mass in zip(self.world.texts, self.world.student_law, strict=True):
+            for at in range(len(text) + 1):
+                if (of_state := masses.get(text[:at])) is not None:
+                    of_state[self._own(text[at:])] += float(mass)
+        found = {}
+        for key, of_state in masses.items():
+            total = sum(of_state.values())
+            found[key] = {token: mass / total for token, mass in of_state.items()}
+        return found
 
     def _own(self, rest: bytes) -> int:
-        return int(self.world.student.encode(rest).ids[0])
+        """The first token of what is left of a text, written by itself."""
+        if rest not in self.own_token:
+            self.own_token[rest] = int(self.world.student.encode(rest).ids[0]) if rest else self.stop
+        return self.own_token[rest]

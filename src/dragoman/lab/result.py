@@ -27,21 +27,26 @@ class LabSettings:
     tuning_seeds: int = 2
     rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.06, 0.1)
     cover: float = 0.995
+    quick: bool = False
+    """Whether this began as the settings of a first look, `QUICK`."""
 
 
-QUICK = LabSettings(updates=120, samples=64, seeds=3, tuning_seeds=1, rates=(0.01, 0.06))
+QUICK = LabSettings(updates=120, samples=64, seeds=3, tuning_seeds=1, rates=(0.01, 0.03, 0.1), quick=True)
 """For a first look, and tests."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldFacts:
     """What a world is like. Tokens are those of a text of the teacher, its stop included; entropy in nats.
-    `shared` is the share of the teacher's text tokens that the student has, too."""
+    Merges are those that the tokenizers really have. `shared` is the share of the teacher's text tokens that
+    the student has, too."""
 
     num_texts: int
     num_paths: int
     num_states: int
     num_edges: int
+    teacher_merges: int
+    student_merges: int
     student_vocabulary: int
     teacher_vocabulary: int
     shared: float
@@ -116,6 +121,9 @@ class MethodResult:
             "odd_push": gradient.odd_push,
             "gradient_covered": gradient.covered,
             "total_variation": None if rows is None else rows.total_variation,
+            "student_total_variation": None if rows is None else rows.student_total_variation,
+            "common_total_variation": None if rows is None else rows.common_total_variation,
+            "common_rate": None if rows is None else rows.common_rate,
             "residual": None if rows is None else rows.residual,
             "row_rate": None if rows is None else rows.row_rate,
             "labels": None if rows is None else rows.labels,

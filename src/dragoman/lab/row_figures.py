@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -16,6 +17,14 @@ LEEWAY = 1e-6
 """How far a mass may be from what its label says: rows are float32."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Places:
+    """Every prefix that was looked at: its weight, and the total variation of its row, NaN without one."""
+
+    weight: Float64[np.ndarray, " n"]
+    total_variation: Float64[np.ndarray, " n"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class RowFigures:
     """Means over the canonical prefixes of paths, each with the probability that the student takes it.
@@ -24,16 +33,43 @@ class RowFigures:
     token without mass in `q*`; over prefixes that have a row. A candidate that is a set of tokens has its
     mass where the student has it among them. A partial row says only how the student's mass of its
     candidates is to be divided, so it is taken as just that, the student's law everywhere else.
-    `residual` is the mean residual, `row_rate` the share of
-    prefixes with a row. `labels` are shares of rows; `kept` says for labels that promise anything which
-    share of their rows keeps it: `exact` if every candidate has the mass of `q*`, `lower` if none has more.
+    `student_total_variation` is that of the student's own law at the same prefixes: rows that are not nearer
+    lead away. `common_total_variation` is over the prefixes, `common_rate` of all, at which all methods
+    measured together that have any rows have one (`with_common`).
+
+    `residual` is the mean residual, `row_rate` the share of prefixes with a row. `labels` are shares of rows;
+    `kept` says for labels that promise anything which share of their rows keeps it: `exact` if every
+    candidate has the mass of `q*`, `lower` if none has more.
     """
 
-    total_variation: float | None
-    residual: float | None
+    total_variation: float
+    student_total_variation: float
+    residual: float
     row_rate: float
     labels: dict[str, float]
     kept: dict[str, float]
+    places: Places = field(repr=False)
+    common_total_variation: float | None = None
+    common_rate: float | None = None
+
+
+def with_common(found: Sequence[RowFigures | None]) -> list[RowFigures | None]:
+    """The figures of several methods on the same paths, with their total variation where all that have any
+    rows have one: methods that speak at easy places alone compare with the others only there."""
+    rows = [one for one in found if one is not None]
+    if not rows:
+        return list(found)
+    weight = rows[0].places.weight
+    shared = np.all([~np.isnan(one.places.total_variation) for one in rows], axis=0)
+    rate = float(weight[shared].sum() / weight.sum())
+
+    def common(one: RowFigures) -> RowFigures:
+        mean = None
+        if shared.any():
+            mean = float(np.average(one.places.total_variation[shared], weights=weight[shared]))
+        return replace(one, common_total_variation=mean, common_rate=rate)
+
+    return [None if one is None else common(one) for one in found]
 
 
 def row_figures(
@@ -45,6 +81,8 @@ def row_figures(
 ) -> RowFigures | None:
     """Measure the rows on some paths; None for a method without rows."""
     sums: dict[str, float] = defaultdict(float)
+    weights: list[float] = []
+    distances: list[float] = []
     labels: dict[int, float] = defaultdict(float)
     kept: dict[int, float] = defaultdict(float)
     laws = _Laws(bench, edge_logp)
@@ -54,14 +92,18 @@ def row_figures(
         edges = bench.paths.edge[bench.paths.bounds[path] : bench.paths.bounds[path + 1]]
         states = bench.paths.edge_state[edges]
         for token in np.flatnonzero(bench.paths.state_is_canonical[states]).tolist():
-            sums["prefixes"] += weight
+            weights.append(weight)
+            distances.append(np.nan)
             if rows is None or rows.label[token] == RowLabel.NONE:
                 continue
             has_rows = True
             label = int(rows.label[token])
-            distance, keeps = measure_row(rows, token, *laws.of(int(states[token])))
+            target, student = laws.of(int(states[token]))
+            distance, keeps = measure_row(rows, token, target, student)
             sums["rows"] += weight
+            distances[-1] = distance
             sums["distance"] += weight * distance
+            sums["student"] += weight * 0.5 * float(np.abs(student - target).sum())
             sums["residual"] += weight * float(rows.residual[token])
             labels[label] += weight
             kept[label] += weight * keeps
@@ -69,14 +111,16 @@ def row_figures(
         return None
     return RowFigures(
         total_variation=sums["distance"] / sums["rows"],
+        student_total_variation=sums["student"] / sums["rows"],
         residual=sums["residual"] / sums["rows"],
-        row_rate=sums["rows"] / sums["prefixes"],
+        row_rate=sums["rows"] / sum(weights),
         labels={RowLabel(code).label: part / sums["rows"] for code, part in sorted(labels.items())},
         kept={
             RowLabel(code).label: kept[code] / part
             for code, part in sorted(labels.items())
             if code != RowLabel.HEURISTIC
         },
+        places=Places(weight=np.array(weights), total_variation=np.array(distances)),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,8 +14,9 @@ from dragoman.lab.figures import drawn_paths, gradient_figures
 from dragoman.lab.intervals import mean_interval
 from dragoman.lab.methods import LabMethod, signal_of
 from dragoman.lab.result import LabSettings, MethodResult, Point, WorldFacts, WorldResult
-from dragoman.lab.row_figures import RowFigures, row_figures
+from dragoman.lab.row_figures import RowFigures, row_figures, with_common
 from dragoman.lab.signals import CreditSignal, Signal
+from dragoman.lab.tokenizers import num_merges
 from dragoman.lab.training import EARLY, Course, train
 
 Progress = Callable[[str], None]
@@ -36,6 +38,8 @@ def run_world(
     for method in methods:
         progress(f"{bench.world.settings.name}: {method.label}")
         found.append(run_method(bench, method, settings))
+    rows = with_common([one.rows for one in found])
+    found = [replace(one, rows=of_one) for one, of_one in zip(found, rows, strict=True)]
     return WorldResult(
         world=bench.world.settings, settings=settings, facts=world_facts(bench), methods=tuple(found)
     )
@@ -114,6 +118,8 @@ def world_facts(bench: Bench) -> WorldFacts:
         num_paths=len(paths.text_of),
         num_states=paths.num_states,
         num_edges=len(paths.edge_state),
+        teacher_merges=num_merges(world.teacher),
+        student_merges=num_merges(world.student),
         student_vocabulary=world.student.num_ids,
         teacher_vocabulary=world.teacher.num_ids,
         shared=len(shared.teacher_ids) / teacher_text,
@@ -133,7 +139,7 @@ def _rows(bench: Bench, signal: Signal, settings: LabSettings) -> RowFigures | N
 
     assert isinstance(signal, ObjectiveSignal)
     picked, prob = drawn_paths(bench, bench.first_logits, by_teacher=False, cover=settings.cover)
-    return row_figures(bench, signal, bench.paths.log_law(bench.first_logits), picked, prob)
+    return row_figures(bench, signal, bench.first_logp, picked, prob)
 
 
 def _point(courses: Sequence[Course], update: int) -> Point:

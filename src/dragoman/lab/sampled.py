@@ -74,6 +74,7 @@ class PathCredits:
             num_student=num_student,
             student_sum=np.add.reduceat(counted, np.cumsum(num_student) - num_student),
             teacher_sum=np.where(kept, chunks.teacher_sum[number], 0.0),
+            counts=kept,
             segment_of=self._segment_of(paths, number, sizes),
             step_logp=None if self._steps is None else self._steps.of(paths, tokens),
         )
@@ -103,11 +104,11 @@ class PathCredits:
         kept: Bool[np.ndarray, " N"],
         drawn: Float64[np.ndarray, " N"],
     ) -> float:
-        """The mean credit that a penalty is below (`supervise.settle`); 0 where penalties are absolute."""
+        """What a penalty is below (`supervise.settle`): the mean credit, at most 0; 0 if it is absolute."""
         weight = np.where(kept, drawn, 0.0)
         if not self._is_settled or not weight.any():
             return 0.0
-        return float(np.average(credit, weights=weight))
+        return min(float(np.average(credit, weights=weight)), 0.0)
 
     def _segment_of(
         self, paths: Int64[np.ndarray, " P"], number: Int64[np.ndarray, " C"], sizes: Int64[np.ndarray, " P"]
@@ -170,7 +171,7 @@ class _Steps:
         own = bench.paths.bounds[path]
         if fresh.any():
             scores = self._scores.of_text(int(bench.paths.text_of[path]))
-            steps = self._marginals.steps(text, scores, alignment, fresh).logp
+            steps = self._marginals.steps(text, scores, alignment, fresh)
             for chunk in np.flatnonzero(fresh).tolist():
                 self._known[keys[chunk]] = steps[starts[chunk] : ends[chunk]]
         for chunk in np.flatnonzero(counts).tolist():

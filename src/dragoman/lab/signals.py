@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from dragoman.lab.bench import Bench, ragged
-from dragoman.lab.exact import centred
+from dragoman.lab.exact import canonical_share, centred
 
 Counts = Int64[np.ndarray, " P"] | Float64[np.ndarray, " P"]
 
@@ -23,6 +24,11 @@ class Student:
     logits: Float64[np.ndarray, " E"]
     edge_logp: Float64[np.ndarray, " E"]
 
+    @cached_property
+    def canonical_share(self) -> Float64[np.ndarray, " E"]:
+        """Its law among the canonical edges of each state; 0 on all others."""
+        return canonical_share(self.bench.paths, self.edge_logp)
+
 
 def student_of(bench: Bench, logits: Float64[np.ndarray, " E"]) -> Student:
     """The student with some logits."""
@@ -31,11 +37,13 @@ def student_of(bench: Bench, logits: Float64[np.ndarray, " E"]) -> Student:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Push:
-    """The gradient, summed over tokens and paths, each path as often as it was drawn; and the squared norm
-    of each path's own, once."""
+    """The gradient, summed over tokens and paths, each path as often as it was drawn; and squared norms of
+    each path's own, once: of the whole gradient, and of its part on the law among canonical tokens
+    (`figures.within_canonical`)."""
 
     total: Float64[np.ndarray, " E"]
     squares: Float64[np.ndarray, " P"]
+    canonical_squares: Float64[np.ndarray, " P"]
 
 
 @runtime_checkable
@@ -65,9 +73,11 @@ class CreditSignal:
         edges = self._bench.paths.edge[tokens]
         credit = self._credit(paths, student.edge_logp[edges], counts)
         pushed = np.bincount(edges, credit * np.repeat(counts, sizes), len(student.logits))
+        squares, canonical_squares = _squares(student, edges, credit, sizes)
         return Push(
             total=-centred(self._bench.paths, student.edge_logp, pushed),
-            squares=_squares(student, edges, credit, sizes),
+            squares=squares,
+            canonical_squares=canonical_squares,
         )
 
 
@@ -81,10 +91,21 @@ def _squares(
     edges: Int64[np.ndarray, " N"],
     credit: Float64[np.ndarray, " N"],
     sizes: Int64[np.ndarray, " P"],
-) -> Float64[np.ndarray, " P"]:
-    """Squared norms of `sum credit * grad log S(token)` of each path: no path is twice in one state, and
-    the gradient of one log-prob is (1 at the edge) - S(. | state)."""
+) -> tuple[Float64[np.ndarray, " P"], Float64[np.ndarray, " P"]]:
+    """Squared norms of `sum credit * grad log S(token)` of each path, whole and within canonical tokens.
+
+    No path is twice in one state, so they are sums over tokens. The gradient of one log-prob is (1 at the
+    edge) - S(. | state); within canonical tokens it is the same with the law among them, and 0 for a token
+    that is none.
+    """
     paths = student.bench.paths
-    prob = np.exp(student.edge_logp)
-    spread = np.add.reduceat(prob**2, paths.state_bounds[:-1])[paths.edge_state[edges]]
-    return np.add.reduceat(credit**2 * (1.0 - 2.0 * prob[edges] + spread), np.cumsum(sizes) - sizes)
+    first = np.cumsum(sizes) - sizes
+    prob, share = np.exp(student.edge_logp), student.canonical_share
+
+    def norms(law: Float64[np.ndarray, " E"]) -> Float64[np.ndarray, " N"]:
+        spread = np.add.reduceat(law**2, paths.state_bounds[:-1])[paths.edge_state[edges]]
+        found: Float64[np.ndarray, " N"] = 1.0 - 2.0 * law[edges] + spread
+        return found
+
+    inside = np.where(paths.edge_is_canonical[edges], norms(share), 0.0)
+    return np.add.reduceat(credit**2 * norms(prob), first), np.add.reduceat(credit**2 * inside, first)

@@ -57,6 +57,12 @@ def train_tokenizer(
     return Tokenization(TokenizerFiles(name=name, backend=backend, config={"eos_token": STOP}))
 
 
+def num_merges(tokenization: Tokenization) -> int:
+    """How many tokens a tokenizer of `train_tokenizer` has that merges made: texts and pieces may allow fewer
+    than were asked for."""
+    return sum(len(data) > 1 for data in tokenization.vocabulary_bytes())
+
+
 def _pre_tokenizer(pieces: Pieces) -> pre_tokenizers.PreTokenizer:
     bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     if pieces is Pieces.WORDS:

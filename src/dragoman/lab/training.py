@@ -87,17 +87,10 @@ class PathSampler:
     """Draws paths edge by edge, all samples side by side."""
 
     def __init__(self, bench: Bench) -> None:
-        paths = bench.paths
-        self.longest = int(np.diff(paths.bounds).max())
-        self._paths = paths
+        self.longest = bench.path_names.longest
+        self._paths = bench.paths
+        self._by_name = bench.path_names
         self._teacher_sums = np.cumsum(bench.world.teacher_law)
-        # A path is known by the sum of one random number for each of its edges, modulo 2^64.
-        self._mark = np.random.default_rng(0).integers(2**64, size=len(paths.edge_state), dtype=np.uint64)
-        names = np.add.reduceat(self._mark[paths.edge], paths.bounds[:-1])
-        self._order = np.argsort(names)
-        self._names = names[self._order]
-        if not (np.diff(self._names) > 0).all():
-            raise AssertionError("two paths have one name; take other marks")
 
     def answers(self, draws: Float64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
         """Texts of the teacher, written canonically."""
@@ -116,11 +109,10 @@ class PathSampler:
             first, last = paths.state_bounds[state], paths.state_bounds[state + 1]
             place = sums[first] + draws[walking, column] * (sums[last] - sums[first])
             edge = np.clip(np.searchsorted(sums, place, side="right") - 1, first, last - 1)
-            names[walking] += self._mark[edge]
+            names[walking] += self._by_name.mark[edge]
             state = paths.next_state[edge]
             goes_on = state >= 0
             walking, state = walking[goes_on], state[goes_on]
             if not len(walking):
                 break
-        found: Int64[np.ndarray, " B"] = self._order[np.searchsorted(self._names, names)]
-        return found
+        return self._by_name.find(names)

@@ -10,18 +10,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib import import_module
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
 
-from dragoman.config import MethodConfig
+from dragoman.config import MethodConfig, TeacherConfig
 from dragoman.errors import CapabilityError, ConfigError
 from dragoman.supervise.sampled import Build as Build
 from dragoman.supervise.sampled import Supervise as Supervise
 from dragoman.text import Tokenization
 from dragoman.text.pair import PairTables
 from dragoman.types import TeacherCaps, TeacherLevel
+
+if TYPE_CHECKING:
+    from dragoman.objective import Objective
 
 TOPK = 128
 """Most likely tokens asked of a teacher by methods that need them."""
@@ -32,10 +35,18 @@ ROW_SETTINGS = frozenset(
 )
 """What every method reads whose loss is `row_divergence`."""
 
-OWN_SETTINGS = ROW_SETTINGS | frozenset(
-    {"student_topk", "negative", "credit_coef", "reference_alpha", "tau", "whole_words"}
-)
+OWN_SETTINGS = ROW_SETTINGS | frozenset({"student_topk", "negative", "credit_coef", "reference_alpha", "tau"})
 """Keys of `method` that only some methods read (`Method.settings`)."""
+
+CREDIT_SETTINGS = frozenset(
+    {"clamp", "guard_penalty", "clip_low", "clip_high", "dual_clip", "log_ratio_clamp"}
+)
+"""What every method reads that has credits."""
+
+SCORED_SETTINGS = frozenset(
+    {"guard", "normalised", "max_chunk_tokens", "reference_kl", "max_policy_shift", "log_ratio_clamp"}
+)
+"""What every method reads in which the student writes and the teacher scores."""
 
 
 @runtime_checkable
@@ -92,6 +103,8 @@ class Method:
     signal: Signal
     supervise: str | None
     objective: str
+    credit: str | None = None
+    """The rule in `supervise.CREDITS` that its credits are made by; None for methods without credit."""
     caveat: str = ""
     """What to know before choosing it, in a line."""
     equal_tokenizers: bool = False
@@ -120,6 +133,11 @@ class Method:
         builder: Build = load_named(self.supervise, self.name)
         return builder(tables, config)
 
+    def load_objective(self) -> Objective:
+        """The loss. Raises ConfigError where what `objective` names is not there."""
+        found: Objective = load_named(self.objective, self.name)
+        return found
+
     def check(self, caps: TeacherCaps, teacher: str) -> None:
         """Raise CapabilityError if the teacher offers less than the method needs."""
         if self.level is not None and not offers(caps, self.level):
@@ -144,25 +162,56 @@ class Method:
                 "choose a method that maps tokens by their bytes, such as 'retok' or 'bpm'"
             )
 
+    @property
+    def reads(self) -> frozenset[str] | None:
+        """The keys of `method` that it reads, beside `name` and `normalise`; None where that is not known."""
+        if self.settings is None:
+            return None
+        has_credit = self.signal in (Signal.CREDIT, Signal.MIXED)
+        by_signal = CREDIT_SETTINGS if has_credit else frozenset[str]()
+        by_writer = SCORED_SETTINGS if self.writer is Writer.STUDENT else frozenset[str]()
+        return self.settings | by_signal | by_writer
+
     def check_settings(self, config: MethodConfig) -> None:
-        """Raise ConfigError for a setting that the method would ignore although it was asked for."""
-        for key in sorted(OWN_SETTINGS - self.settings) if self.settings is not None else ():
+        """Raise ConfigError for a setting that the method would ignore although it was asked for: one that
+        is neither the schema's default nor the method's own."""
+        for key, why in sorted(self._ignored(config).items()):
             value = getattr(config, key)
-            if value != MethodConfig.model_fields[key].get_default():
+            schema = MethodConfig.model_fields[key].get_default()
+            if value not in (schema, self.defaults.get(f"method.{key}", schema)):
                 raise ConfigError(
-                    f"method.{key} is {value!r}, which method {self.name!r} would ignore, as it learns from "
-                    f"{self.signal.value} in another way; leave method.{key} out, or choose a method that "
-                    "reads it (`dragoman methods NAME` shows what one reads)"
+                    f"method.{key} is {value!r}, which method {self.name!r} would ignore{why}; leave "
+                    f"method.{key} out, or choose a method that reads it (`dragoman methods NAME` shows what "
+                    "one reads)"
                 )
-        for key, asked in (
-            ("reference_kl", config.reference_kl > 0),
-            ("max_policy_shift", config.max_policy_shift is not None),
-        ):
-            if asked and self.writer is Writer.TEACHER:
-                raise ConfigError(
-                    f"method.{key} is {getattr(config, key)!r}, which method {self.name!r} would ignore: it "
-                    "compares with how the student sampled, but here the teacher writes; leave it out"
-                )
+
+    def check_teacher(self, config: TeacherConfig) -> None:
+        """Raise ConfigError for likely tokens that are asked of the teacher and read by nobody."""
+        if config.topk and self.level not in (TeacherLevel.TOPK, TeacherLevel.LOGITS):
+            raise ConfigError(
+                f"teacher.topk is {config.topk!r}, but method {self.name!r} needs {self.needs} and would "
+                "ignore the likely tokens, which take time and room; leave teacher.topk out, or choose a "
+                "method of level 1 or 2"
+            )
+
+    def _ignored(self, config: MethodConfig) -> dict[str, str]:
+        """Keys that the method does not read, or not under these settings, and why."""
+        reads = self.reads
+        if reads is None:
+            return {}
+        known = OWN_SETTINGS | CREDIT_SETTINGS | SCORED_SETTINGS
+        found = dict.fromkeys(known - reads, f", as it learns from {self.signal.value} in another way")
+        if self.writer is Writer.TEACHER:
+            found |= dict.fromkeys(SCORED_SETTINGS, ", as the teacher writes and nothing is scored")
+        if config.guard != "penalty":
+            found.setdefault("guard_penalty", f" while method.guard is {config.guard!r}")
+        if config.divergence not in ("jsd", "skewed"):
+            found.setdefault("beta", f" while method.divergence is {config.divergence!r}")
+        if config.divergence != "reverse":
+            found.setdefault("row_floor", f" while method.divergence is {config.divergence!r}")
+        if self.signal not in (Signal.CREDIT, Signal.MIXED) and not config.reference_kl > 0:
+            found.setdefault("log_ratio_clamp", " without credits while method.reference_kl is 0")
+        return found
 
 
 def offers(caps: TeacherCaps, level: TeacherLevel) -> bool:

@@ -102,7 +102,7 @@ PUBLISHED: tuple[Method, ...] = (
         supervise="dragoman.supervise.units:build_alm",
         objective="dragoman.objective.alm:alm",
         caveat="the authors' factor for a next token that starts a word is not offered",
-        settings=frozenset({"divergence", "beta", "tau", "whole_words"}),
+        settings=frozenset({"divergence", "beta", "tau"}),
     ),
     Method(
         name="compass",

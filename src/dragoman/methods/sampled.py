@@ -52,6 +52,7 @@ SAMPLED = (
         formula="A_i = D",
         source="score-function gradient of the chunk-level KL",
         supervise="dragoman.supervise.sampled:build_chunk",
+        credit="chunk",
         caveat="a chunk of m tokens moves m times as far as under uniform at the same learning rate",
     ),
     _credit(
@@ -60,6 +61,7 @@ SAMPLED = (
         formula="A_i = D / m",
         source="baseline",
         supervise="dragoman.supervise.sampled:build_uniform",
+        credit="uniform",
         caveat="the direction of chunk at 1/m of its length",
     ),
     _credit(
@@ -68,6 +70,7 @@ SAMPLED = (
         formula="A_i = sum of D over the chunks from the token's own to the next hard boundary",
         source="dragoman",
         supervise="dragoman.supervise.sampled:build_segment",
+        credit="segment",
         caveat="needs the guard: a prototype collapsed without; steps are longer than under chunk",
     ),
     _credit(
@@ -76,6 +79,7 @@ SAMPLED = (
         formula="A_i = D(own span) + lambda N_i, N_i = D of the next span's first chunk and the span before",
         source="dragoman",
         supervise="dragoman.supervise.sampled:build_span",
+        credit="span",
         caveat="lambda is found from all responses of a step; needs the guard",
         defaults={**GUARDED, "method.guard_penalty": 1.0},
     ),
@@ -86,6 +90,7 @@ SAMPLED = (
         source="dragoman",
         level=TeacherLevel.TOPK,
         supervise="dragoman.supervise.sampled:build_marginal",
+        credit="marginal",
         caveat="of a top-k teacher M is a lower bound",
         defaults={**GUARDED, "teacher.topk": TOPK},
     ),
@@ -96,6 +101,7 @@ SAMPLED = (
         source="dragoman",
         level=TeacherLevel.TOPK,
         supervise="dragoman.supervise.sampled:build_marginal_rtg",
+        credit="marginal_rtg",
         caveat="the mean of chunk at another variance",
         defaults={**GUARDED, "teacher.topk": TOPK},
     ),
@@ -105,6 +111,7 @@ SAMPLED = (
         formula="A_i = (L_T / L_S - 1) p_i; L_T / m - p_i where |L_S| < 1e-8",
         source="arXiv 2606.09456",
         supervise="dragoman.supervise.sampled:build_semantic_prior",
+        credit="semantic_prior",
         caveat="the ratio explodes near L_S = 0; without a guard the student drifts to odd segmentations",
         defaults=PAPER_DEFAULTS,
     ),
@@ -114,6 +121,7 @@ SAMPLED = (
         formula="A_i = (L_T / L_S - 1) p_i; L_T / m - p_i where |L_S| < 1e-8",
         source="arXiv 2606.09456; with a guard",
         supervise="dragoman.supervise.sampled:build_semantic_prior",
+        credit="semantic_prior",
         caveat="the ratio explodes near L_S = 0",
     ),
 )

@@ -1,6 +1,7 @@
 """Causal language models in this process: loading them, and the log-probs of given tokens."""
 
 from dragoman.models.loading import context_length, load_model, model_size
+from dragoman.models.modes import evaluating
 from dragoman.models.scoring import Candidates, TokenScorer, TokenScores
 from dragoman.models.spans import Span, SpanScores, score_spans
 
@@ -11,6 +12,7 @@ __all__ = [
     "TokenScorer",
     "TokenScores",
     "context_length",
+    "evaluating",
     "load_model",
     "model_size",
     "score_spans",

@@ -28,18 +28,24 @@ def divergence_reference(row: Row, settings: MethodConfig) -> float:
 
 
 def row_divergence_reference(
-    rows: Sequence[Row | None], weight: Sequence[float], settings: MethodConfig
+    rows: Sequence[Row | None],
+    weight: Sequence[float],
+    settings: MethodConfig,
+    partial: Sequence[bool] | None = None,
 ) -> float:
     """The sum that `row_divergence` computes; None is a token without a row, the last bin the residual."""
     total = 0.0
-    for row, w in zip(rows, weight, strict=True):
+    flags = [False] * len(rows) if partial is None else partial
+    for row, w, is_partial in zip(rows, weight, flags, strict=True):
         if row is None:
             continue
-        chosen = settings
+        chosen, known = settings, 1.0 - row[-1][0]
+        if is_partial:
+            row = [(t / known, s / (1.0 - row[-1][1])) for t, s in row[:-1]]
         entropy = -sum(t * math.log(t) for t, _ in row if t > 0)
         if settings.entropy_switch is not None and entropy >= settings.entropy_switch:
             chosen = settings.model_copy(update={"divergence": "forward"})
-        reliability = 1.0 - row[-1][0] if settings.reliability == "mass" else 1.0
+        reliability = known if is_partial or settings.reliability == "mass" else 1.0
         total += w * settings.row_coef * reliability * divergence_reference(row, chosen)
     return total
 

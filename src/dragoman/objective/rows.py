@@ -24,25 +24,22 @@ def row_divergence(scored: Scored, settings: MethodConfig) -> LossOutput:
     teacher's entropy over these bins reaches `method.entropy_switch`, forward KL (arXiv 2603.07079).
     Reliability is 1, or under `method.reliability: mass` the teacher mass of the candidates.
 
-    A partial row (`Rows.partial`) is compared on its candidates alone, with its candidates' teacher mass as a
-    further weight: what is known of them is their proportions.
+    A partial row (`Rows.partial`) is compared on its candidates alone, and its reliability is always the
+    teacher mass of these: what is known of them is their proportions.
     """
-    if scored.rows is None and len(scored.logp) == 0:
-        nothing = Ratio(0.0, 0.0)
-        names = ("row_divergence", "row_residual", "row_rate", "row_forward_rate")
-        return LossOutput(total=scored.logp.sum(), metrics=Metrics(dict.fromkeys(names, nothing)))
     rows = needed(scored.rows, "rows")
     weight_N = scored.weight * settings.row_coef
-    if rows.partial is not None:
-        weight_N = torch.where(rows.partial, weight_N * (1.0 - _residual(rows)), weight_N)
+    known_N = 1.0 - _residual(rows)
+    if settings.reliability == "mass":
+        weight_N = weight_N * known_N
+    elif rows.partial is not None:
+        weight_N = torch.where(rows.partial, weight_N * known_N, weight_N)
     bins = row_bins(rows if rows.partial is None else on_candidates(rows, rows.partial))
     value_N = divergence(bins, settings)
     switched_N = torch.zeros_like(rows.has_row)
     if settings.entropy_switch is not None:
         switched_N = rows.has_row & (teacher_entropy(bins) >= settings.entropy_switch)
         value_N = torch.where(switched_N, forward_kl(bins), value_N)
-    if settings.reliability == "mass":
-        weight_N = weight_N * (1.0 - _residual(rows))
     num_rows = int(rows.has_row.sum())
     with torch.no_grad():
         metrics = {

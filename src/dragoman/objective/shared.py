@@ -12,7 +12,7 @@ from dragoman.config import MethodConfig
 from dragoman.objective.conditional import on_candidates, sums
 from dragoman.objective.output import LossOutput
 from dragoman.objective.rows import row_divergence
-from dragoman.objective.scored import Scored, ScoredRows
+from dragoman.objective.scored import Scored, ScoredRows, needed
 from dragoman.observe import Metrics, Ratio
 
 
@@ -28,9 +28,7 @@ def shared(scored: Scored, settings: MethodConfig) -> LossOutput:
 
     Source: strict shared-vocabulary distillation (arXiv 2610.08448).
     """
-    if scored.rows is None:
-        return row_divergence(scored, settings)
-    rows = scored.rows
+    rows = needed(scored.rows, "rows")
     if settings.student_topk is not None:
         rows = _keep(rows, _likeliest(rows, settings.student_topk))
     loss = row_divergence(replace(scored, rows=on_candidates(rows)), settings)

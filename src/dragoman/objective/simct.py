@@ -6,13 +6,12 @@ Needs a teacher of level 1 or 2. Source: Sun et al. 2026 (arXiv 2605.07711); cod
 
 from __future__ import annotations
 
-import math
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from dragoman.config import MethodConfig
+from dragoman.objective.conditional import log_softmax, sums
 from dragoman.objective.output import LossOutput
 from dragoman.objective.scored import Scored, ScoredUnits, needed
 from dragoman.observe import Metrics, Ratio
@@ -42,9 +41,9 @@ def simct(scored: Scored, settings: MethodConfig) -> LossOutput:
     student = torch.cat([rows.student_logp, total[unit] / num_student])
     teacher_unit = (units.teacher_logp / units.num_teacher)[unit]
     teacher = torch.cat([rows.teacher_logp, teacher_unit.to(rows.teacher_logp)])
-    log_s = _log_softmax(student, row_of, size)
-    log_t = _log_softmax(teacher, row_of, size)
-    divergence_N = torch.zeros_like(scored.logp).index_add(0, row_of, log_s.exp() * (log_s - log_t))
+    log_s = log_softmax(student, row_of, size)
+    log_t = log_softmax(teacher, row_of, size)
+    divergence_N = sums(log_s.exp() * (log_s - log_t), row_of, size)
     num_rows = int(rows.has_row.sum())
     return LossOutput(
         total=(scored.weight * divergence_N).sum(),
@@ -73,11 +72,3 @@ def _long_units(
     unit = units.unit_of[first]
     several = (sizes[unit] > 1) | (units.num_teacher[unit] > 1)
     return first[several], unit[several], sizes[unit[several]]
-
-
-def _log_softmax(scores: Float[Tensor, " C"], row_of: Int[Tensor, " C"], size: int) -> Float[Tensor, " C"]:
-    """Log-softmax within each of `size` ragged rows."""
-    empty = torch.full((size,), -math.inf, dtype=scores.dtype, device=scores.device)
-    largest = empty.scatter_reduce(0, row_of, scores.detach(), "amax")[row_of]
-    sums = torch.zeros_like(empty).index_add(0, row_of, (scores - largest).exp())
-    return scores - largest - sums[row_of].log()

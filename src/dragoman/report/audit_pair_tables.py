@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from dragoman.audit.pair_facts import PairAudit
-from dragoman.report.audit_cells import BAD, GOOD, PLAIN, Cell, Table, numbers
+from dragoman.report.cells import BAD, GOOD, PLAIN, Cell, Table, numbers
 from dragoman.report.formats import NOT_RECORDED, duration, flops, interval, measured, memory, number, percent
 
 

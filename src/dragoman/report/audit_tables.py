@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dragoman.audit.facts import Figures, MappingAudit, SideFacts, TemplateRow
 from dragoman.audit.pair_facts import PairAudit
 from dragoman.audit.result import Audit
-from dragoman.report.audit_cells import BAD, GOOD, PLAIN, Cell, Table, numbers, texts
 from dragoman.report.audit_pair_tables import pair_tables
+from dragoman.report.cells import BAD, GOOD, PLAIN, Cell, Table, numbers, texts
 from dragoman.report.formats import measured, number, percent
 
 SIDES = ("property", "student", "teacher")

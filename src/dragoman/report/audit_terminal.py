@@ -7,10 +7,9 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from dragoman.audit.result import Audit
-from dragoman.report.audit_cells import BAD, GOOD, Cell, Table
 from dragoman.report.audit_tables import audit_tables, differing
+from dragoman.report.rich_tables import rich_table
 
-_TONES = {GOOD: "green", BAD: "red"}
 _SEVERITIES = {"error": "bold red", "warning": "yellow"}
 
 
@@ -22,7 +21,7 @@ def audit_terminal(audit: Audit) -> RenderableType:
         )
     ]
     for table in audit_tables(audit):
-        parts += [Text(), _table(table)]
+        parts += [Text(), rich_table(table)]
         if table.note:
             parts.append(Text(table.note, style="dim"))
         if table.title == "Templates by probe":
@@ -30,20 +29,6 @@ def audit_terminal(audit: Audit) -> RenderableType:
     parts += [Text(), *_problems(audit)]
     parts.append(Text(audit.verdict, style="bold green" if audit.safe else "bold red"))
     return Group(*parts)
-
-
-def _table(table: Table) -> RichTable:
-    shown = RichTable(title=table.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for place, name in enumerate(table.columns):
-        on_right = bool(table.rows) and all(row[place].is_number for row in table.rows)
-        shown.add_column(name, justify="right" if on_right else "left", header_style="dim", overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(_cell(cell) for cell in row))
-    return shown
-
-
-def _cell(cell: Cell) -> Text:
-    return Text(cell.text, style=_TONES.get(cell.tone, ""))
 
 
 def _side_by_side(audit: Audit) -> RichTable:

@@ -1,19 +1,15 @@
-"""Learning curves as inline SVG, one small chart a metric.
-
-Colours leave here as CSS variables, so that one picture serves light and dark pages; text stays text. The
-same metrics give the same bytes: identifiers are salted with a constant and nothing is dated.
-"""
+"""Learning curves as inline SVG, one small chart a metric. The same metrics give the same bytes."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from dragoman.report.svg import INK, drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,9 +71,8 @@ PANELS = (
 
 _MAX_POINTS = 400
 _MIN_POINTS_TO_SMOOTH = 24
-# Colours that occur nowhere else in a drawing, each standing for a variable of the page's style sheet.
-_INK, _GRID, _TRAIN, _HELD_OUT = "#010203", "#010204", "#010205", "#010206"
-_VARIABLES = {_INK: "--muted", _GRID: "--line", _TRAIN: "--train", _HELD_OUT: "--held-out"}
+_TRAIN, _HELD_OUT = "#010205", "#010206"
+_VARIABLES = {_TRAIN: "--train", _HELD_OUT: "--held-out"}
 
 
 def draw_curves(train: Sequence[MetricLine], held_out: Sequence[MetricLine]) -> list[Chart]:
@@ -99,9 +94,6 @@ def _draw_panel(
     panel: Panel, train: Sequence[MetricLine], held_out: Sequence[MetricLine], steps: tuple[float, float]
 ) -> Chart | None:
     """Draw one panel, or None if nothing was recorded for it."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
     scale = 100.0 if panel.share else 1.0
     curve = _points(train, panel.train, scale)
     tests = _points(held_out, panel.held_out, scale)
@@ -109,11 +101,9 @@ def _draw_panel(
         return None
     smoothed = panel.noisy and len(curve) >= _MIN_POINTS_TO_SMOOTH
     window = max(5, len(curve) // 12) if smoothed else 1
-    options: dict[str, Any] = {"svg.hashsalt": "dragoman", "svg.fonttype": "none", "font.size": 9}
-    with style.context(["default", options]):
-        figure = Figure(figsize=(3.6, 2.2), layout="constrained")
-        axes = figure.add_subplot()
-        _style_axes(axes, panel.unit)
+
+    def draw(axes: Axes) -> None:
+        _name_axes(axes, panel.unit)
         axes.set_xlim(*steps)
         if len(curve):
             _draw_train(axes, _thin(curve), _thin(_smooth(curve, window)) if window > 1 else None)
@@ -121,11 +111,10 @@ def _draw_panel(
             _draw_held_out(axes, tests, _band(held_out, panel.held_out, scale))
         if panel.share:
             _limit_to_shares(axes)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+
     return Chart(
         title=panel.title,
-        svg=_inline(buffer.getvalue(), f"{panel.title}, {panel.unit}, by step"),
+        svg=drawn(f"{panel.title}, {panel.unit}, by step", (3.6, 2.2), draw, _VARIABLES),
         smoothed_over=window,
     )
 
@@ -164,20 +153,14 @@ def _thin(points: np.ndarray) -> np.ndarray:
     return np.array([part.mean(axis=0) for part in np.array_split(points, _MAX_POINTS)])
 
 
-def _style_axes(axes: Axes, unit: str) -> None:
-    """Quiet axes: a horizontal grid, no box, named units."""
+def _name_axes(axes: Axes, unit: str) -> None:
+    """Few ticks and named units."""
     from matplotlib.ticker import MaxNLocator
 
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, length=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
-    axes.set_xlabel("step", color=_INK)
-    axes.set_ylabel(unit, color=_INK)
+    axes.set_xlabel("step", color=INK)
+    axes.set_ylabel(unit, color=INK)
 
 
 def _limit_to_shares(axes: Axes) -> None:
@@ -204,21 +187,3 @@ def _draw_held_out(axes: Axes, points: np.ndarray, band: np.ndarray) -> None:
         axes.fill_between(band[:, 0], band[:, 1], band[:, 2], color=_HELD_OUT, alpha=0.15, linewidth=0)
         axes.vlines(band[:, 0], band[:, 1], band[:, 2], color=_HELD_OUT, linewidth=1.2, alpha=0.6)
     axes.plot(*points.T, color=_HELD_OUT, linewidth=1.6, marker="o", markersize=3.5)
-
-
-def _inline(svg: str, title: str) -> str:
-    """The drawing as an element of the page: no prologue, own identifiers, colours as variables."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    prefix = re.sub(r"[^a-z]+", "-", title.lower())
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
-    svg = re.sub(
-        r'<svg [^>]*?viewBox="([^"]*)"[^>]*>',
-        rf'<svg viewBox="\1" role="img" aria-label="{title}">',
-        svg,
-        count=1,
-    )
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    return svg

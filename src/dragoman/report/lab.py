@@ -9,10 +9,19 @@ from typing import Any
 from dragoman.lab.result import WorldResult
 from dragoman.lab.worlds import KINDS
 from dragoman.observe.files import write_text
-from dragoman.report.audit_cells import GOOD, PLAIN, Cell, Table
-from dragoman.report.formats import NOT_RECORDED, duration, measured
-from dragoman.report.lab_charts import lab_charts
-from dragoman.report.lab_tables import facts_table, lab_tables
+from dragoman.report.formats import duration
+from dragoman.report.lab_charts import cosine_chart, learning_charts
+from dragoman.report.lab_overview import overview
+from dragoman.report.lab_tables import (
+    facts_table,
+    gradient_table,
+    headline_table,
+    method_anchor,
+    method_table,
+    row_table,
+    settings_facts,
+    world_facts,
+)
 from dragoman.report.page import template_environment
 
 
@@ -22,51 +31,36 @@ def write_lab(results: Sequence[WorldResult], path: Path) -> None:
 
 
 def lab_page(results: Sequence[WorldResult]) -> str:
-    """The page as text."""
+    """The page as text: of several worlds, first one table of all."""
+    several = len(results) > 1
+    first = [("Worlds", f"{len(results)}")] if several else world_facts(results[0])
+    seconds = sum(method.seconds for result in results for method in result.methods)
+    methods = method_table(results)
     page: str = (
         template_environment()
         .get_template("lab.html.jinja")
         .render(
             worlds=[_world(result) for result in results],
-            overview=overview(results) if len(results) > 1 else None,
-            settings=results[0].settings if results else None,
-            seconds=duration(sum(method.seconds for result in results for method in result.methods)),
+            identity=[*first, *settings_facts(results[0].settings), ("Time", duration(seconds))],
+            quick=results[0].settings.quick,
+            overview=overview([result.to_json() for result in results]) if several else None,
+            methods=methods,
+            anchors=[method_anchor(row[0].text) for row in methods.rows],
         )
     )
     return page
 
 
-def overview(results: Sequence[WorldResult]) -> Table:
-    """Text KL at the end by method and world; the least of each world is marked."""
-    labels = list(dict.fromkeys(method.label for result in results for method in result.methods))
-    found = [{m.label: m.curve[-1].text_kl for m in result.methods} for result in results]
-    least = [min(one.values(), default=float("nan")) for one in found]
-    return Table(
-        title="Text KL at the end, nats",
-        columns=("method", *(result.world.name for result in results)),
-        rows=tuple(
-            (
-                Cell(text=label),
-                *(
-                    Cell(
-                        text=measured(one[label]) if label in one else NOT_RECORDED,
-                        is_number=True,
-                        tone=GOOD if one.get(label) == best else PLAIN,
-                    )
-                    for one, best in zip(found, least, strict=True)
-                ),
-            )
-            for label in labels
-        ),
-    )
-
-
 def _world(result: WorldResult) -> dict[str, Any]:
     """Everything the template shows of one world."""
+    has_rows = any(method.rows is not None for method in result.methods)
     return {
         "name": result.world.name,
         "summary": KINDS[result.world.kind].summary,
-        "world": result.world,
-        "tables": [*lab_tables(result), facts_table(result)],
-        "charts": lab_charts(result),
+        "identity": world_facts(result),
+        "headline": headline_table(result),
+        "learning": learning_charts(result),
+        "gradients": gradient_table(result),
+        "cosines": cosine_chart(result),
+        "more": [*([row_table(result)] if has_rows else []), facts_table(result)],
     }

@@ -1,31 +1,33 @@
 """Pictures of what the lab found, as inline SVG.
 
-Ink and grid leave here as CSS variables; the colours of methods can be told from either background. Text
-stays text, and the same figures give the same bytes.
+Methods can be told apart without colour: every line ends in its name, and has dashes of its own.
 """
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dragoman.lab.result import MethodResult, WorldResult
+from dragoman.lab.result import MethodResult, Point, WorldResult
+from dragoman.report.svg import GRID, INK, drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INK, _GRID = "#010203", "#010204"
-_VARIABLES = {_INK: "--muted", _GRID: "--line"}
 _COLOURS = (
     *("#2f7fc1", "#c8641f", "#2e9361", "#b8508f", "#8a6fd1"),
     *("#a08215", "#c0504d", "#3a98a6", "#808088", "#6d8f2f"),
 )
+"""Each can be seen on a light and on a dark background."""
 _DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1.2)))
 _LEAST_KL = 1e-6
 """Text KL below which a curve is drawn along the lower edge."""
+_WIDTH, _HEIGHT = 5.6, 3.4
+_LINE = 0.17
+"""Inches from one name to the next."""
+_FRAME = 0.7
+"""Inches of a drawing above and below its axes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,59 +38,120 @@ class LabChart:
     svg: str
 
 
-def lab_charts(result: WorldResult) -> list[LabChart]:
-    """The pictures of one world."""
+def learning_charts(result: WorldResult) -> list[LabChart]:
+    """Text KL and non-canonical text by update; none if there is no method."""
     if not result.methods:
         return []
-    size = len(result.methods)
-    name = result.world.name
+    height = _height(result)
     return [
-        _drawn(f"{name}: text KL by update", (7.6, 3.6), lambda axes: _curves(axes, result)),
-        _drawn(f"{name}: non-canonical text by update", (7.6, 3.0), lambda axes: _odd(axes, result)),
-        _drawn(f"{name}: cosine", (7.6, 0.9 + 0.24 * size), lambda axes: _cosines(axes, result)),
+        _chart(result, "text KL by update", height, lambda axes: _text_kl(axes, result)),
+        _chart(result, "non-canonical text by update", height, lambda axes: _noncanonical(axes, result)),
     ]
 
 
-def _curves(axes: Axes, result: WorldResult) -> None:
+def cosine_chart(result: WorldResult) -> list[LabChart]:
+    """Cosines of expected gradients, a line a method; none if there is no method."""
+    if not result.methods:
+        return []
+    height = 1.0 + 0.24 * len(result.methods)
+    return [_chart(result, "cosine to the exact gradient", height, lambda axes: _cosines(axes, result))]
+
+
+def _chart(result: WorldResult, what: str, height: float, draw: Callable[[Axes], None]) -> LabChart:
+    title = f"{result.world.name}: {what}"
+    return LabChart(title=title, svg=drawn(title, (_WIDTH, height), draw))
+
+
+def _text_kl(axes: Axes, result: WorldResult) -> None:
+    axes.set_yscale("log")
     for number, method in enumerate(result.methods):
-        updates = [point.update for point in method.curve]
-        values = [max(point.text_kl, _LEAST_KL) for point in method.curve]
         bands = [point.text_kl_ci or (point.text_kl, point.text_kl) for point in method.curve]
-        axes.plot(updates, values, **_look(number), linewidth=1.6, label=method.label)
         axes.fill_between(
-            updates,
+            [point.update for point in method.curve],
             [max(low, _LEAST_KL) for low, _ in bands],
             [max(high, _LEAST_KL) for _, high in bands],
             color=_look(number)["color"],
             alpha=0.15,
             linewidth=0,
         )
-    axes.set_yscale("log")
-    axes.set_ylabel("text KL, nats", color=_INK)
-    axes.set_xlabel("update", color=_INK)
-    _legend(axes, outside=True)
+    axes.set_ylabel("text KL, nats a text", color=INK)
+    _lines(axes, result, lambda point: max(point.text_kl, _LEAST_KL))
 
 
-def _odd(axes: Axes, result: WorldResult) -> None:
+def _noncanonical(axes: Axes, result: WorldResult) -> None:
+    axes.set_ylabel("% of text", color=INK)
+    _lines(axes, result, lambda point: 100 * point.noncanonical)
+
+
+def _lines(axes: Axes, result: WorldResult, value: Callable[[Point], float]) -> None:
+    """A line a method, with its name behind the end."""
     for number, method in enumerate(result.methods):
-        axes.plot(
-            [point.update for point in method.curve],
-            [100 * point.noncanonical for point in method.curve],
-            **_look(number),
-            linewidth=1.6,
-            label=method.label,
+        updates = [point.update for point in method.curve]
+        values = [value(point) for point in method.curve]
+        end: dict[str, Any] = {"marker": "o", "markersize": 3, "markevery": [-1], "clip_on": False}
+        axes.plot(updates, values, linewidth=1.6, **end, **_look(number))
+    axes.set_xlabel("update", color=INK)
+    if axes.get_yscale() == "linear":
+        axes.set_ylim(bottom=0)
+    last = max(method.curve[-1].update for method in result.methods)
+    axes.set_xlim(0, last)
+    low, high = axes.transData.inverted().transform(axes.transAxes.transform([(0, 0), (0, 1)]))[:, 1]
+    scale = axes.yaxis.get_transform().transform
+    bottom, top = scale([low, high])
+    ends = [float(value(method.curve[-1])) for method in result.methods]
+    heights = [float((end - bottom) / (top - bottom)) for end in scale(ends)]
+    arrow = {"arrowstyle": "-", "linewidth": 0.8, "relpos": (0, 0.5), "shrinkA": 2, "shrinkB": 0}
+    for number, place in enumerate(spread(heights, _LINE / (_height(result) - _FRAME))):
+        axes.annotate(
+            result.methods[number].label,
+            xy=(last, ends[number]),
+            xytext=(1.12, place),
+            textcoords="axes fraction",
+            va="center",
+            color=INK,
+            fontsize=8.5,
+            annotation_clip=False,
+            arrowprops={**arrow, **_look(number)},
         )
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("% of text", color=_INK)
-    axes.set_xlabel("update", color=_INK)
-    _legend(axes, outside=True)
+
+
+def _height(result: WorldResult) -> float:
+    """Inches that leave room for all names."""
+    return max(_HEIGHT, _FRAME + _LINE * (len(result.methods) + 1))
+
+
+def spread(heights: Sequence[float], gap: float) -> list[float]:
+    """Where names stand that belong at `heights`: in the same order from bottom to top, at least `gap` apart,
+    as near as can be, and not below 0 or, as far as there is room, above 1.
+
+    >>> [round(place, 2) for place in spread([0.5, 0.52, 0.0], 0.1)]
+    [0.46, 0.56, 0.0]
+    >>> [round(place, 2) for place in spread([0.0, 0.05], 0.1)]
+    [0.0, 0.1]
+    """
+    order = sorted(range(len(heights)), key=lambda place: heights[place])
+    # Less the gaps below it, every name wants to be where none before it is higher: least squares under that
+    # order are means of neighbours, joined as long as one is below the one before.
+    groups: list[tuple[float, int]] = []
+    for rank, place in enumerate(order):
+        mean, size = heights[place] - gap * rank, 1
+        while groups and groups[-1][0] >= mean:
+            before, more = groups.pop()
+            mean, size = (before * more + mean * size) / (size + more), size + more
+        groups.append((mean, size))
+    highest = max(1 - gap * (len(heights) - 1), 0.0)
+    wanted = [min(max(mean, 0.0), highest) for mean, size in groups for _ in range(size)]
+    found = [0.0] * len(heights)
+    for rank, place in enumerate(order):
+        found[place] = wanted[rank] + gap * rank
+    return found
 
 
 def _cosines(axes: Axes, result: WorldResult) -> None:
     places = range(len(result.methods))
     kinds: Sequence[tuple[str, str, Callable[[MethodResult], float | None]]] = (
-        ("J_token", "o", lambda method: method.gradient.token.cosine),
-        ("J_text", "D", lambda method: method.gradient.text.cosine),
+        ("to J_token", "o", lambda method: method.gradient.token.cosine),
+        ("to J_text", "D", lambda method: method.gradient.text.cosine),
     )
     for colour, (label, marker, value) in zip(_COLOURS, kinds, strict=False):
         known = [(value(method), place) for place, method in zip(places, result.methods, strict=True)]
@@ -104,53 +167,14 @@ def _cosines(axes: Axes, result: WorldResult) -> None:
             label=label,
         )
     axes.set_yticks(list(places), [method.label for method in result.methods])
-    axes.invert_yaxis()
-    axes.grid(axis="x", color=_GRID, linewidth=0.8)
-    axes.set_xlabel("cosine of the expected gradient to the exact one", color=_INK)
-    _legend(axes, outside=True)
+    axes.set_ylim(len(result.methods) - 0.5, -0.5)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
+    axes.set_xlabel("cosine of the expected gradient to the exact one", color=INK)
+    axes.legend(
+        frameon=False, labelcolor=INK, fontsize=8.5, ncols=2, loc="lower right", bbox_to_anchor=(1.0, 1.0)
+    )
 
 
 def _look(number: int) -> dict[str, Any]:
     """Colour and dashes of a method, different for the first thirty."""
-    dashes = _DASHES[number // len(_COLOURS) % len(_DASHES)]
-    return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": dashes}
-
-
-def _legend(axes: Axes, *, outside: bool) -> None:
-    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (1.01, 0.5)} if outside else {}
-    axes.legend(frameon=False, labelcolor=_INK, fontsize=8, **place)
-
-
-def _drawn(title: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> LabChart:
-    """Draw on quiet axes: a grid, no box."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
-    options: dict[str, Any] = {"svg.hashsalt": "dragoman", "svg.fonttype": "none", "font.size": 9}
-    with style.context(["default", options]):
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.add_subplot()
-        for side in ("top", "right", "left"):
-            axes.spines[side].set_visible(False)
-        axes.spines["bottom"].set_color(_GRID)
-        axes.grid(axis="y", color=_GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        draw(axes)
-        axes.tick_params(which="both", colors=_INK, length=0)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return LabChart(title=title, svg=_inline(buffer.getvalue(), title))
-
-
-def _inline(svg: str, title: str) -> str:
-    """The drawing as an element of the page: no prologue, own identifiers, ink as variables."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    prefix = re.sub(r"[^a-z0-9]+", "-", title.lower())
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
-    head = rf'<svg viewBox="\1" role="img" aria-label="{title}">'
-    svg = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', head, svg, count=1)
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    return svg
+    return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": _DASHES[number % len(_DASHES)]}

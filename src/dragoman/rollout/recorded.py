@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from dragoman.errors import DataError, RenderError
-from dragoman.models import Span, SpanScores, TokenScorer, context_length, score_spans
+from dragoman.models import Span, SpanScores, TokenScorer, context_length, evaluating, score_spans
 from dragoman.render import Renderer
 from dragoman.rollout.engine import Request
 from dragoman.rollout.episodes import sampled_places
@@ -45,7 +44,7 @@ class RecordedEngine:
             )
             for draft in drafts
         ]
-        with _evaluating(self._scorer):
+        with evaluating(self._scorer.model):
             scored = score_spans(self._scorer, spans, batch_tokens=self._batch_tokens)
         return [_with_scores(draft, scores) for draft, scores in zip(drafts, scored, strict=True)]
 
@@ -94,14 +93,3 @@ class RecordedEngine:
 
 def _with_scores(draft: Rollout, scores: SpanScores) -> Rollout:
     return replace(draft, behaviour_logp=scores.logp, entropy=scores.entropy, stop_logp=scores.stop_logp)
-
-
-@contextmanager
-def _evaluating(scorer: TokenScorer) -> Iterator[None]:
-    """Evaluation mode, so that dropout has no part in the log-probs."""
-    was_training = scorer.training
-    scorer.eval()
-    try:
-        yield
-    finally:
-        scorer.train(was_training)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dragoman.models import Span, TokenScorer, score_spans
+from dragoman.models import Span, TokenScorer, evaluating, score_spans
 from dragoman.types import Event, Rollout
 
 if TYPE_CHECKING:
@@ -43,11 +43,9 @@ class StudentReference:
             )
             for rollout in rollouts
         ]
-        was_training = self._scorer.training
-        self._scorer.eval()
-        with nullcontext() if self._adapters is None else self._adapters.disable_adapter():
+        without = nullcontext() if self._adapters is None else self._adapters.disable_adapter()
+        with evaluating(self._scorer.model), without:
             scores = score_spans(self._scorer, spans, batch_tokens=self._batch_tokens)
-        self._scorer.train(was_training)
         return [
             replace(rollout, reference_logp=found.logp)
             for rollout, found in zip(rollouts, scores, strict=True)

@@ -13,7 +13,7 @@ from jaxtyping import Int, Int64
 from torch import Tensor
 
 from dragoman.errors import RenderError
-from dragoman.models import context_length
+from dragoman.models import context_length, evaluating
 from dragoman.models.loading import causal_lm
 from dragoman.render import Renderer
 from dragoman.rollout.chooser import Chooser, Draws, Sampling
@@ -204,11 +204,10 @@ def _settings(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None
     the model, whose penalties and warpers `generate` would otherwise fill in.
     """
     base = causal_lm(model)
-    was_training, shipped = model.training, base.generation_config
-    model.eval()
+    shipped = base.generation_config
     base.generation_config = config
     try:
-        yield
+        with evaluating(model):
+            yield
     finally:
         base.generation_config = shipped
-        model.train(was_training)

@@ -18,8 +18,8 @@ from jaxtyping import Float64
 
 from dragoman.config import MethodConfig
 from dragoman.supervise.credit import Chunks
-from dragoman.supervise.guard import Guard
-from dragoman.supervise.sampled import SampledSettings, Supervise, chunk_sums, supervise_sampled
+from dragoman.supervise.credit.chunks import chunk_sums
+from dragoman.supervise.sampled import Supervise, settings_of, supervise_sampled
 from dragoman.text.pair import PairTables
 from dragoman.types import Alignment, DropReason, Rollout, Supervision, TeacherScores
 
@@ -36,7 +36,8 @@ def build(tables: PairTables, config: MethodConfig) -> Supervise:
 def supervise_compass(
     rollout: Rollout, scores: TeacherScores, alignment: Alignment, config: MethodConfig
 ) -> Supervision:
-    """Credits of one rollout. A chunk that either reference could not score has no signal.
+    """Credits of one rollout. A chunk that either reference could not score has no signal, and the reason of
+    one that the model beside it could not score: `teacher_context` or `non_finite`.
 
     Raises ValueError where a reference's log-probs are missing altogether.
     """
@@ -56,14 +57,7 @@ def supervise_compass(
         _with_gaps_of_reference(rollout),
         _with_gaps_of_teacher_reference(scores),
         alignment,
-        SampledSettings(
-            credit=credit,
-            guard=Guard(config.guard),
-            guard_penalty=config.guard_penalty,
-            clamp=config.clamp,
-            max_chunk_tokens=config.max_chunk_tokens,
-            mask_normalised=config.normalised == "mask",
-        ),
+        settings_of(config, credit),
     )
 
 
@@ -75,11 +69,15 @@ def _with_gaps_of_reference(rollout: Rollout) -> Rollout:
 
 
 def _with_gaps_of_teacher_reference(scores: TeacherScores) -> TeacherScores:
-    """The scores without values where the reference has none: its context may be shorter."""
+    """The scores without values where the reference has none. Where it has none from some token to the end,
+    its context, which may be shorter than the teacher's, is over."""
     assert scores.reference_logp is not None
-    gap = ~np.isfinite(scores.reference_logp) & (scores.missing == DropReason.NONE)
+    known = np.isfinite(scores.reference_logp)
+    beyond = np.cumsum(known[::-1])[::-1] == 0
+    reason = np.where(beyond, DropReason.TEACHER_CONTEXT, DropReason.NON_FINITE)
+    gap = ~known & (scores.missing == DropReason.NONE)
     return replace(
         scores,
         logp=np.where(gap, np.float32(np.nan), scores.logp),
-        missing=np.where(gap, np.uint8(DropReason.NON_FINITE), scores.missing),
+        missing=np.where(gap, reason, scores.missing).astype(np.uint8),
     )

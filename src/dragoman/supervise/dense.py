@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float64, UInt8
 
 from dragoman.config import MethodConfig
 from dragoman.errors import ConfigError
-from dragoman.supervise.guard import Guard, guarded
-from dragoman.supervise.reasons import check_axes, chunk_reasons, odd_chunks
+from dragoman.supervise.reasons import limits_of, verdict
 from dragoman.supervise.rows.common import Response, respond
 from dragoman.supervise.sampled import Supervise
 from dragoman.text import PairTables
@@ -59,10 +59,11 @@ def prepare(
     Raises ValueError if the axes of a rollout do not fit the alignment.
     """
     reason = token_reasons(rollout, scores, alignment, config)
-    allowed = reason == DropReason.NONE
+    response = respond(tables, rollout, scores, alignment, reason == DropReason.NONE)
     if config.mask_whitespace:
-        allowed &= ~is_blank(rollout.completion)
-    return reason, respond(tables, rollout, scores, alignment, allowed)
+        # The place remains: what other tokens' rows make of it is their own affair.
+        response = replace(response, asked=response.asked & ~is_blank(rollout.completion))
+    return reason, response
 
 
 def supervision(
@@ -93,16 +94,8 @@ def token_reasons(
     rollout: Rollout, scores: TeacherScores, alignment: Alignment, config: MethodConfig
 ) -> UInt8[np.ndarray, " S"]:
     """Why a token can have no row, whatever the method: the first reason that holds for its chunk."""
-    check_axes(rollout, scores, alignment)
     values = scores.topk_logp if scores.full_logp is None else scores.full_logp
     # The largest of a row is NaN if any is; -inf alone is a mass of 0.
     unusable = None if values is None else ~(values.max(axis=1, initial=-np.inf) <= 1e-3)
-    reason = chunk_reasons(
-        rollout,
-        scores,
-        alignment,
-        max_chunk_tokens=config.max_chunk_tokens,
-        mask_normalised=config.normalised == "mask",
-        unusable=unusable,
-    )
-    return guarded(Guard(config.guard), reason, odd_chunks(rollout, alignment)).reason[alignment.chunk_of]
+    found = verdict(rollout, scores, alignment, limits_of(config), unusable=unusable)
+    return found.reason[alignment.chunk_of]

@@ -30,11 +30,13 @@ class Guard(StrEnum):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Guarded:
     """Chunks behind the guard: why they have no signal, whether their log-probs count in the rule (and so in
-    the sums of other chunks), and whether they have the penalty instead."""
+    the sums of other chunks), and whether they have the penalty instead; and the span of each, where one odd
+    chunk makes all of its span odd."""
 
     reason: UInt8[np.ndarray, " C"]
     counts: Bool[np.ndarray, " C"]
     penalised: Bool[np.ndarray, " C"]
+    span_of: Int64[np.ndarray, " C"] | None = None
 
 
 def guarded(guard: Guard, reason: UInt8[np.ndarray, " C"], odd: Bool[np.ndarray, " C"]) -> Guarded:

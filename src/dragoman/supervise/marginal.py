@@ -24,21 +24,12 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
+from dragoman.supervise.credit.chunks import chunk_sums
 from dragoman.text.pair import PairTables, PrefixOrder
 from dragoman.types import Alignment, ChunkKind, TeacherScores, TokenText
 
 MOST_TRIED = 64
 """Teacher tokens behind others in a chunk that are tokenised to see what the student would make of them."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Steps:
-    """r of every student token, in nats; NaN in chunks that do not count, and in the `num_unknown` of the
-    `num_split` chunks of several student tokens whose realised tokens the trie does not lead to."""
-
-    logp: Float64[np.ndarray, " S"]
-    num_split: int
-    num_unknown: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,8 +54,10 @@ class Marginals:
 
     def steps(
         self, text: TokenText, scores: TeacherScores, alignment: Alignment, counts: Bool[np.ndarray, " C"]
-    ) -> Steps:
-        """r for the chunks of a response that count; `text` is the student's.
+    ) -> Float64[np.ndarray, " S"]:
+        """r of every student token of a response, in nats; `text` is the student's. NaN throughout chunks
+        that do not count, and those of several student tokens whose realised tokens the trie does not lead
+        to.
 
         Raises ValueError for scores without rows or without the teacher's tokens.
         """
@@ -76,29 +69,21 @@ class Marginals:
             )
         num_student = np.diff(alignment.student_bounds)
         logp = np.full(len(text), np.nan)
-        single = np.flatnonzero(counts & (num_student == 1))
-        logp[alignment.student_bounds[single]] = [
-            scores.logp[a:b].sum(dtype=np.float64)
-            for a, b in zip(
-                alignment.teacher_bounds[single], alignment.teacher_bounds[single + 1], strict=True
-            )
-        ]
-        split = np.flatnonzero(counts & (num_student > 1)).tolist()
-        num_unknown = 0
-        for c in split:
+        single = counts & (num_student == 1)
+        whole = chunk_sums(scores.logp, alignment.teacher_bounds)
+        logp[alignment.student_bounds[:-1][single]] = whole[single]
+        for c in np.flatnonzero(counts & (num_student > 1)).tolist():
             chunk = _chunk(text, scores, scores.tokens, alignment, c)
             is_text = alignment.kind[c] <= ChunkKind.MANY_TO_MANY
             masses = self._log_masses(chunk, scores) if is_text else None
             if masses is None:
-                num_unknown += 1
                 continue
             # Of float32 rows the sum may be above 1 by rounding.
             sums = np.minimum(masses, 0.0)
-            whole = chunk.w_logp.sum()
             logp[alignment.student_bounds[c] : alignment.student_bounds[c + 1]] = np.diff(
-                np.concatenate([[0.0], sums, [whole]])
+                np.concatenate([[0.0], sums, [whole[c]]])
             )
-        return Steps(logp=logp, num_split=len(split), num_unknown=num_unknown)
+        return logp
 
     def _log_masses(self, chunk: _Chunk, scores: TeacherScores) -> list[float] | None:
         """log M_i for i = 1..m-1; None where the realised tokens are not among those counted."""
@@ -130,7 +115,7 @@ class Marginals:
         before = chunk.data[: chunk.w_ends[k - 1]]
         rest = chunk.data[len(before) : chunk.y_ends[i - 1]]
         order, rank = self.tables.teacher_bytes, self._bytes_rank
-        span = self.tables.teacher_prefix_range(rest)
+        span = self.tables.teacher_bytes.range(rest)
         ids, logp = _in_row(scores, chunk.rows[k], order, rank, span, realised)
         if not len(ids):
             return ids, logp
@@ -176,7 +161,8 @@ def _in_row(
     realised: int,
 ) -> tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
     """The tokens of a teacher's row that are `order.ids[lo:hi]`, and their log-probs: all of them, or those
-    among the most likely and the realised one."""
+    among the most likely and the realised one. Of the most likely, ids beyond the vocabulary (padding of the
+    model's head) are none of them."""
     low, high = span
     if scores.full_logp is not None:
         ids = order.ids[low:high]
@@ -185,6 +171,8 @@ def _in_row(
     ids, logp = scores.topk_ids[row].astype(np.int64), scores.topk_logp[row].astype(np.float64)
     if realised not in ids:
         ids, logp = np.append(ids, realised), np.append(logp, np.float64(scores.logp[row]))
+    inside = ids < len(rank)
+    ids, logp = ids[inside], logp[inside]
     kept = (rank[ids] >= low) & (rank[ids] < high)
     return ids[kept], logp[kept]
 

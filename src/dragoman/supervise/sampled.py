@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Float64, Int64
 
 from dragoman.config import MethodConfig
 from dragoman.supervise.boundaries import Boundaries
-from dragoman.supervise.credit import CREDITS, Chunks, CreditRule
-from dragoman.supervise.credit.span import Accounts, accounts
-from dragoman.supervise.guard import Guard, Guarded, guarded, spread
+from dragoman.supervise.credit import CREDITS, Chunks, OpenAccounts, Rule
+from dragoman.supervise.credit.chunks import chunk_sums
+from dragoman.supervise.credit.span import Accounts
+from dragoman.supervise.guard import Guarded
 from dragoman.supervise.marginal import Marginals
-from dragoman.supervise.reasons import check_axes, chunk_reasons, odd_chunks
+from dragoman.supervise.reasons import Limits, limits_of, verdict
 from dragoman.text.pair import PairTables
 from dragoman.types import Account, Alignment, DropReason, Rollout, Supervision, TeacherScores
 
@@ -26,42 +28,52 @@ Build = Callable[[PairTables, MethodConfig], Supervise]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledSettings:
+class SampledSettings(Limits):
     """Constants of sampled supervision: credits in nats, sizes in tokens.
 
     Under a guard an odd chunk does not count: its log-probs reach no rule, so it adds nothing to the sums
     of chunks before it, and it ends its segment. Under `penalty` each of its tokens has the credit
     `-guard_penalty`, which the clamp does not touch and which is in no sum either.
+
+    Under a rule of open accounts segments are spans (`Boundaries.span_of`), of which one odd chunk makes all
+    odd; credits are of the own span alone and not clamped until `settle` has seen the whole step.
     """
 
-    credit: CreditRule
-    guard: Guard = Guard.OFF
+    credit: Rule
     guard_penalty: float = 3.0
     clamp: float | None = None
-    max_chunk_tokens: int | None = None
-    mask_normalised: bool = False
     boundaries: Boundaries | None = None
     """Where segments end; needed by `segment` and `span`."""
-    spans: bool = False
-    """Whether segments are spans (`Boundaries.span_of`), of which one odd chunk makes all odd. Credits are
-    then of the own span alone until `settle` has seen the whole step."""
     marginals: Marginals | None = None
     """Needed by `marginal` and `marginal_rtg`."""
+
+
+def settings_of(
+    config: MethodConfig,
+    credit: Rule,
+    *,
+    boundaries: Boundaries | None = None,
+    marginals: Marginals | None = None,
+) -> SampledSettings:
+    """The settings of a rule under a configuration."""
+    return SampledSettings(
+        **vars(limits_of(config)),
+        credit=credit,
+        guard_penalty=config.guard_penalty,
+        clamp=config.clamp,
+        boundaries=boundaries,
+        marginals=marginals,
+    )
 
 
 def builder(rule: str) -> Build:
     """The supervision of a credit rule by its name in `CREDITS`, for a pair and the settings of a run."""
 
     def build(tables: PairTables, config: MethodConfig) -> Supervise:
-        settings = SampledSettings(
-            credit=CREDITS[rule],
-            guard=Guard(config.guard),
-            guard_penalty=config.guard_penalty,
-            clamp=config.clamp,
-            max_chunk_tokens=config.max_chunk_tokens,
-            mask_normalised=config.normalised == "mask",
+        settings = settings_of(
+            config,
+            CREDITS[rule],
             boundaries=Boundaries.of_pair(tables) if rule in ("segment", "span") else None,
-            spans=rule == "span",
             marginals=Marginals(tables) if rule in ("marginal", "marginal_rtg") else None,
         )
         return lambda rollout, scores, alignment: supervise_sampled(rollout, scores, alignment, settings)
@@ -88,37 +100,27 @@ def supervise_sampled(
     """
     if rollout.behaviour_logp is None:
         raise ValueError(f"rollout {rollout.key} has no behaviour log-probs, which sampled credit needs")
-    check_axes(rollout, scores, alignment)
-    reason = chunk_reasons(
-        rollout,
-        scores,
-        alignment,
-        max_chunk_tokens=settings.max_chunk_tokens,
-        mask_normalised=settings.mask_normalised,
-    )
-    odd = odd_chunks(rollout, alignment)
-    span_of = None
-    if settings.spans and settings.boundaries is not None:
-        span_of = settings.boundaries.span_of(rollout.completion, alignment, reason == DropReason.NONE)
-        odd = spread(odd, span_of)
-    verdict = guarded(settings.guard, reason, odd)
-    chunks = _chunks(rollout, scores, alignment, verdict.counts, settings, span_of)
-    of = alignment.chunk_of
-    account = None
-    if settings.spans:
-        account = _account(accounts(chunks), of, verdict, settings)
+    rule, boundaries, of = settings.credit, settings.boundaries, alignment.chunk_of
+    spans = None
+    if isinstance(rule, OpenAccounts) and boundaries is not None:
+        spans = partial(boundaries.span_of, rollout.completion, alignment)
+    found = verdict(rollout, scores, alignment, settings, span_of=spans)
+    chunks = _chunks(rollout, scores, alignment, found, settings)
+    account, num_clamped = None, 0
+    credit: Float64[np.ndarray, " S"]
+    if isinstance(rule, OpenAccounts):
+        account = _account(rule.accounts(chunks), of, found, settings)
         credit = account.own
     else:
-        credit = settings.credit(chunks)
-    num_clamped = 0
-    if settings.clamp is not None:
-        num_clamped = int((np.abs(credit[verdict.counts[of]]) > settings.clamp).sum())
-        credit = np.clip(credit, -settings.clamp, settings.clamp)
-    credit = np.where(verdict.counts[of], credit, 0.0)
-    credit = np.where(verdict.penalised[of], -settings.guard_penalty, credit)
+        credit = rule(chunks)
+        if settings.clamp is not None:
+            num_clamped = int((np.abs(credit[found.counts[of]]) > settings.clamp).sum())
+            credit = np.clip(credit, -settings.clamp, settings.clamp)
+    credit = np.where(found.counts[of], credit, 0.0)
+    credit = np.where(found.penalised[of], -settings.guard_penalty, credit)
     return Supervision(
-        weight=(verdict.reason == DropReason.NONE)[of].astype(np.float32),
-        reason=verdict.reason[of],
+        weight=(found.reason == DropReason.NONE)[of].astype(np.float32),
+        reason=found.reason[of],
         chunk_of=of,
         credit=credit.astype(np.float32),
         num_clamped=num_clamped,
@@ -145,33 +147,25 @@ def _chunks(
     rollout: Rollout,
     scores: TeacherScores,
     alignment: Alignment,
-    counts: Bool[np.ndarray, " C"],
+    verdict: Guarded,
     settings: SampledSettings,
-    span_of: Int64[np.ndarray, " C"] | None,
 ) -> Chunks:
     """What the rule is given: the log-probs of chunks that count, zeros for the others."""
-    logp, of = rollout.behaviour_logp, alignment.chunk_of
+    logp, of, counts = rollout.behaviour_logp, alignment.chunk_of, verdict.counts
     assert logp is not None
     text = rollout.completion
-    segment_of, step_logp = span_of, None
+    segment_of, step_logp = verdict.span_of, None
     if settings.boundaries is not None and segment_of is None:
         segment_of = settings.boundaries.segment_of(text, alignment, counts)
     if settings.marginals is not None:
-        step_logp = settings.marginals.steps(text, scores, alignment, counts).logp
+        step_logp = settings.marginals.steps(text, scores, alignment, counts)
     return Chunks(
         logp=np.where(counts[of], logp, 0.0).astype(np.float64),
         chunk_of=of,
         num_student=np.diff(alignment.student_bounds),
         student_sum=np.where(counts, chunk_sums(logp, alignment.student_bounds), 0.0),
         teacher_sum=np.where(counts, chunk_sums(scores.logp, alignment.teacher_bounds), 0.0),
+        counts=counts,
         segment_of=segment_of,
         step_logp=step_logp,
     )
-
-
-def chunk_sums(values: np.ndarray, bounds: Int64[np.ndarray, " C_plus_1"]) -> Float64[np.ndarray, " C"]:
-    """Sums of `values[bounds[c]:bounds[c + 1]]` in float64; exact for one value, 0 for none."""
-    if len(bounds) == 1:
-        return np.zeros(0, np.float64)
-    padded = np.append(values.astype(np.float64), 0.0)
-    return np.where(np.diff(bounds) > 0, np.add.reduceat(padded, bounds[:-1]), 0.0)

@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from dragoman.config import MethodConfig
-from dragoman.supervise.dense import dense
-from dragoman.supervise.rows.common import Mass, Response, root, rows_of
+from dragoman.supervise.dense import check_guard, prepare, supervision
+from dragoman.supervise.rows.assembly import Candidates, assemble, kept, largest
+from dragoman.supervise.rows.common import Response, root
 from dragoman.text import NOWHERE, PairTables
-from dragoman.types import Alignment, Rollout, Rows, Supervision, TeacherScores
+from dragoman.types import Alignment, Rollout, Supervision, TeacherScores
 
 Ranks = Float64[np.ndarray, " r"]
 """Probabilities above 0, largest first."""
@@ -51,47 +52,51 @@ class SortedSupervision(ABC):
     """
 
     def __init__(self, tables: PairTables, config: MethodConfig) -> None:
+        check_guard(config)
         self.tables = tables
         self.config = config
-        # Settings that rows cannot honour are refused here, before the first response.
-        dense(tables, config, lambda response: self.rows(response, {}))
 
     @property
     @abstractmethod
     def sorted_ids(self) -> Int64[np.ndarray, " n"] | None:
         """The student's ids to be sorted, for `TokenScorer`; None for all."""
 
+    @property
     @abstractmethod
-    def rows(self, response: Response, ranks: dict[int, Ranks]) -> Rows:
-        """Rows at the starts of chunks, also without candidates; puts the ranks there into `ranks`."""
+    def ranked(self) -> Int64[np.ndarray, " n"] | None:
+        """The teacher's ids to be sorted; None for all."""
+
+    @abstractmethod
+    def row(self, response: Response, index: int) -> Candidates | None:
+        """The row at the start of a chunk, also without candidates."""
 
     def __call__(self, rollout: Rollout, scores: TeacherScores, alignment: Alignment) -> Supervision:
         """Raises ValueError where axes disagree, or the scores hold no distributions."""
+        reason, response = prepare(self.tables, self.config, rollout, scores, alignment)
         ranks: dict[int, Ranks] = {}
-        supervise = dense(self.tables, self.config, lambda response: self.rows(response, ranks))
-        found = supervise(rollout, scores, alignment)
+
+        def row(response: Response, index: int) -> Candidates | None:
+            if not starts_chunk(response, index):
+                return None
+            mass = response.teacher[int(response.teacher_of[index])].mass
+            ranks[index] = largest_first(
+                mass if self.ranked is None else mass[self.ranked], self.config.row_topk
+            )
+            return self.row(response, index)
+
+        found = supervision(response, reason, assemble(response, row))
         return replace(found, sorted_logp=padded(ranks, len(rollout.completion)))
 
 
 class UldSupervision(SortedSupervision):
     """Ranks of all tokens, and no rows."""
 
-    @property
-    def sorted_ids(self) -> None:
-        """All."""
-        return None
+    sorted_ids = None
+    ranked = None
 
-    def rows(self, response: Response, ranks: dict[int, Ranks]) -> Rows:
-        """Rows without candidates: all mass is outside them."""
-
-        def rule(response: Response, index: int) -> Mass | None:
-            if not starts_chunk(response, index):
-                return None
-            mass = response.teacher[int(response.teacher_of[index])].mass
-            ranks[index] = largest_first(mass, self.config.row_topk)
-            return Mass(of_id=np.zeros(response.tables.student.num_ids), rest=1.0)
-
-        return rows_of(response, rule, self.config.row_topk)
+    def row(self, response: Response, index: int) -> Candidates:
+        """A row without candidates: all mass is outside them."""
+        return Candidates(np.zeros(0, np.int64), None, np.zeros(0), 1.0)
 
     def __call__(self, rollout: Rollout, scores: TeacherScores, alignment: Alignment) -> Supervision:
         """Raises ValueError where axes disagree, or the scores hold no distributions."""
@@ -99,7 +104,7 @@ class UldSupervision(SortedSupervision):
 
 
 class GoldSupervision(SortedSupervision):
-    """Rows of tokens with equal bytes, and ranks of the others."""
+    """Rows of tokens with equal bytes, as in `shared` but at chunks of any size, and ranks of the others."""
 
     @cached_property
     def sorted_ids(self) -> Int64[np.ndarray, " n"]:
@@ -107,20 +112,14 @@ class GoldSupervision(SortedSupervision):
         return np.setdiff1d(np.arange(self.tables.student.num_ids), self.tables.student_of_teacher)
 
     @cached_property
-    def _unmatched(self) -> Int64[np.ndarray, " n"]:
+    def ranked(self) -> Int64[np.ndarray, " n"]:
+        """Those without a counterpart."""
         return np.flatnonzero(self.tables.student_of_teacher == NOWHERE)
 
-    def rows(self, response: Response, ranks: dict[int, Ranks]) -> Rows:
-        """The rows of `shared`, at chunks of any size."""
-
-        def rule(response: Response, index: int) -> Mass | None:
-            if not starts_chunk(response, index):
-                return None
-            mass = response.teacher[int(response.teacher_of[index])].mass
-            ranks[index] = largest_first(mass[self._unmatched], self.config.row_topk)
-            return root(response, index, self.tables.student_of_teacher)
-
-        return rows_of(response, rule, self.config.row_topk)
+    def row(self, response: Response, index: int) -> Candidates | None:
+        """The row of `shared`."""
+        mass = root(response, index, self.tables.student_of_teacher)
+        return None if mass is None else kept(mass, self.config.row_topk, int(response.target[index]))
 
 
 def starts_chunk(response: Response, index: int) -> bool:
@@ -130,10 +129,7 @@ def starts_chunk(response: Response, index: int) -> bool:
 
 def largest_first(mass: Float64[np.ndarray, " n"], limit: int | None) -> Ranks:
     """The largest of some probabilities."""
-    if limit is not None and limit < len(mass):
-        mass = np.partition(mass, len(mass) - limit)[len(mass) - limit :]
-    ordered = np.sort(mass)[::-1]
-    return ordered[: int(np.count_nonzero(ordered))]
+    return np.sort(mass[largest(mass, limit)])[::-1]
 
 
 def padded(ranks: dict[int, Ranks], size: int) -> Float32[np.ndarray, "S R"]:

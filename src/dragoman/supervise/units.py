@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from dragoman.config import MethodConfig
-from dragoman.errors import ConfigError
+from dragoman.supervise.credit.chunks import chunk_sums
 from dragoman.supervise.dense import check_guard, prepare
-from dragoman.supervise.guard import Guard, guarded
-from dragoman.supervise.reasons import check_axes, chunk_reasons, odd_chunks
-from dragoman.supervise.rows.common import Mass, Response, root, rows_of
-from dragoman.supervise.sampled import Supervise, chunk_sums
+from dragoman.supervise.reasons import limits_of, verdict
+from dragoman.supervise.rows.assembly import rows_of
+from dragoman.supervise.rows.common import Mass, Response, root
+from dragoman.supervise.sampled import Supervise
 from dragoman.text.pair import PairTables
 from dragoman.types import Alignment, DropReason, Rollout, Supervision, TeacherScores, Units
 
@@ -25,19 +25,13 @@ def build_alm(tables: PairTables, config: MethodConfig) -> Supervise:
     """Units alone; needs a teacher of level 0, and no log-probs from sampling. Every token of a unit is
     trained on, through the sum of its unit's log-probs. The tables stay untouched.
 
-    Raises ConfigError for `method.guard: penalty`, which is a credit, and for `method.whole_words`. That
-    factor is, on either side, the probability that the token behind a unit starts a new word: the sum over
-    all such tokens of the vocabulary. For the teacher it takes a full row behind every unit (level 2; of the
-    most likely tokens alone the sum is only a lower bound), for the student one candidate of tens of
-    thousands of members behind every unit, and an objective that multiplies them to the units. Not offered.
+    The authors' right-boundary factor, the probability that the token behind a unit starts a new word, is
+    not offered: it is a sum over tens of thousands of tokens on either side, so it takes a full row of the
+    teacher's behind every unit, and an objective that multiplies the student's to the units.
+
+    Raises ConfigError for `method.guard: penalty`, which is a credit.
     """
     check_guard(config)
-    if config.whole_words:
-        raise ConfigError(
-            "method.whole_words is true, but alm does not offer it: the probability that the next token "
-            "starts a word needs whole distributions of both models behind every chunk; leave "
-            "method.whole_words out"
-        )
     return lambda rollout, scores, alignment: _supervise_alm(rollout, scores, alignment, config)
 
 
@@ -60,21 +54,13 @@ def build_simct(tables: PairTables, config: MethodConfig) -> Supervise:
 def _supervise_alm(
     rollout: Rollout, scores: TeacherScores, alignment: Alignment, config: MethodConfig
 ) -> Supervision:
-    check_axes(rollout, scores, alignment)
-    reason = chunk_reasons(
-        rollout,
-        scores,
-        alignment,
-        max_chunk_tokens=config.max_chunk_tokens,
-        mask_normalised=config.normalised == "mask",
-    )
-    verdict = guarded(Guard(config.guard), reason, odd_chunks(rollout, alignment))
+    found = verdict(rollout, scores, alignment, limits_of(config))
     return Supervision(
-        weight=verdict.counts[alignment.chunk_of].astype(np.float32),
-        reason=verdict.reason[alignment.chunk_of],
+        weight=found.counts[alignment.chunk_of].astype(np.float32),
+        reason=found.reason[alignment.chunk_of],
         chunk_of=alignment.chunk_of,
         credit=None,
-        units=_units(scores, alignment, verdict.counts),
+        units=_units(scores, alignment, found.counts),
     )
 
 

@@ -19,19 +19,19 @@ projection is made offline, with more weights for similar special tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float64, Int64
 
 from dragoman.config import MethodConfig
 from dragoman.padding import stretches
 from dragoman.supervise.dense import dense
-from dragoman.supervise.rows.common import Response, largest
+from dragoman.supervise.rows.assembly import Candidates, assemble, largest
+from dragoman.supervise.rows.common import Response
 from dragoman.supervise.sampled import Supervise
-from dragoman.supervise.sorted import Ranks, SortedSupervision, largest_first, starts_chunk
+from dragoman.supervise.sorted import SortedSupervision, starts_chunk
 from dragoman.text import NOWHERE, PairTables
-from dragoman.types import RowLabel, Rows
 
 NUM_TOKENS = 4
 """Tokens of a teacher's tokenisation that have a weight."""
@@ -61,14 +61,12 @@ class Projection:
 
 def build_pkl(tables: PairTables, config: MethodConfig) -> Supervise:
     """P-KL: rows of teacher tokens."""
-    made: list[Projection] = []
+    columns = cache(lambda: projection(tables))
 
-    def rows(response: Response) -> Rows:
-        if not made:
-            made.append(projection(tables))
-        return projected_rows(response, made[0], config.row_topk)
+    def row(response: Response, index: int) -> Candidates | None:
+        return projected(response, index, columns(), config.row_topk)
 
-    return dense(tables, config, rows)
+    return dense(tables, config, lambda response: assemble(response, row))
 
 
 def build_hkl(tables: PairTables, config: MethodConfig) -> SortedSupervision:
@@ -84,7 +82,8 @@ class HklSupervision(SortedSupervision):
         return top_map(projection(self.tables))
 
     @cached_property
-    def _unmatched(self) -> Int64[np.ndarray, " n"]:
+    def ranked(self) -> Int64[np.ndarray, " n"]:
+        """Those on which nothing projects."""
         return np.flatnonzero(self._map.sizes == 0)
 
     @cached_property
@@ -92,18 +91,14 @@ class HklSupervision(SortedSupervision):
         """Those that go nowhere."""
         return np.setdiff1d(np.arange(self.tables.student.num_ids), self._map.ids)
 
-    def rows(self, response: Response, ranks: dict[int, Ranks]) -> Rows:
-        """The rows of the map."""
-        for index in np.flatnonzero(response.teacher_of >= 0).tolist():
-            if starts_chunk(response, index):
-                mass = response.teacher[int(response.teacher_of[index])].mass
-                ranks[index] = largest_first(mass[self._unmatched], self.config.row_topk)
-        return projected_rows(response, self._map, self.config.row_topk)
+    def row(self, response: Response, index: int) -> Candidates | None:
+        """The row of the map."""
+        return projected(response, index, self._map, self.config.row_topk)
 
 
 def projection(tables: PairTables) -> Projection:
     """W of a pair. The stop sets are one token each, named by their smallest ids."""
-    spelled = PairTables(tables.teacher, tables.student)
+    spelled = tables.reversed
     size = tables.student.num_ids
     counts = np.minimum(np.diff(spelled.spelling_bounds), NUM_TOKENS)
     same = np.full(size, NOWHERE)
@@ -133,57 +128,34 @@ def top_map(whole: Projection) -> Projection:
     return _by_column(whole.ids[best], target[best], np.ones(len(best)), len(whole.sizes))
 
 
-def projected_rows(response: Response, columns: Projection, topk: int | None) -> Rows:
-    """Rows of the `topk` most likely teacher tokens on which something projects, the realised one among them.
+def projected(response: Response, index: int, columns: Projection, topk: int | None) -> Candidates | None:
+    """The row of one token, of the `topk` most likely teacher tokens on which something projects, the
+    realised one among them; None inside a chunk and where there is no such token.
 
     Where every id means the same on both sides these are the rows of any method, and labelled so.
     """
-    size = len(response.teacher_of)
-    kept: list[Int64[np.ndarray, " k"]] = [np.zeros(0, np.int64)] * size
-    logp: list[Float64[np.ndarray, " k"]] = [np.zeros(0)] * size
-    residual, label = np.zeros(size), np.full(size, RowLabel.NONE, np.uint8)
-    realised = response.tokens.ids
+    place = int(response.teacher_of[index])
+    row = response.teacher[place]
+    own = row.mass[columns.used]
+    if not starts_chunk(response, index) or not own.any():
+        return None
     stops = sorted(response.tables.teacher.stop_ids)
-    for index in np.flatnonzero(response.teacher_of >= 0).tolist():
-        place = int(response.teacher_of[index])
-        row = response.teacher[place]
-        if not starts_chunk(response, index) or not row.mass[columns.used].any():
-            continue
-        token = stops[0] if realised[place] in stops else int(realised[place])
-        ids = most_likely(row.mass, columns.used, topk, token)
-        kept[index], logp[index] = ids, np.log(row.mass[ids])
-        outside = row.mass.copy()
-        outside[ids] = 0.0
-        residual[index] = row.tail + float(outside.sum())
-        label[index] = response.label(index)
-    candidates = np.concatenate([np.zeros(0, np.int64), *kept])
-    sizes = columns.sizes[candidates]
-    ends = np.cumsum(sizes)
-    members = stretches(columns.bounds[candidates], sizes)
-    log_weight: Float32[np.ndarray, " M"] = np.log(columns.weight[members]).astype(np.float32)
-    return Rows(
-        bounds=np.concatenate([[0], np.cumsum([len(ids) for ids in kept])]).astype(np.int64),
+    token = int(response.tokens.ids[place])
+    token = stops[0] if token in stops else token
+    at = int(np.searchsorted(columns.used, token))
+    here = at < len(own) and columns.used[at] == token
+    found = columns.used[largest(own, topk, at if here else NOWHERE)]
+    sizes = columns.sizes[found]
+    members = stretches(columns.bounds[found], sizes)
+    outside = row.mass.copy()
+    outside[found] = 0.0
+    return Candidates(
         ids=columns.ids[members],
-        logp=np.concatenate([np.zeros(0), *logp]).astype(np.float32),
-        residual=residual.astype(np.float32),
-        label=label,
-        member_bounds=np.concatenate([[0], ends]).astype(np.int64),
-        log_weight=log_weight,
+        sizes=sizes,
+        mass=row.mass[found],
+        left=row.tail + float(outside.sum()),
+        weight=columns.weight[members],
     )
-
-
-def most_likely(
-    mass: Float64[np.ndarray, " Vt"], among: Int64[np.ndarray, " n"], topk: int | None, always: int
-) -> Int64[np.ndarray, " k"]:
-    """The `topk` largest masses above 0 `among` some ascending ids, `always` taking part if it is one."""
-    own = mass[among]
-    if topk is not None and topk < len(own):
-        # A partition is far cheaper than sorting all of a vocabulary.
-        likely = own >= np.partition(own, len(own) - topk)[len(own) - topk]
-        among, own = among[likely | (among == always)], own[likely | (among == always)]
-    place = int(np.searchsorted(among, always))
-    here = place < len(among) and among[place] == always
-    return among[largest(own, topk, place if here else NOWHERE)]
 
 
 def _by_column(

@@ -1,7 +1,7 @@
 """Teachers: what a model of another family thinks of each token it would have written."""
 
 from dragoman.teach.capabilities import FullRows, Generates, Generation
-from dragoman.teach.in_process import InProcessTeacher
+from dragoman.teach.in_process import InProcessTeacher, in_process_caps
 from dragoman.teach.local_probe import LocalProbe
 from dragoman.teach.reference import check_reference, load_reference
 from dragoman.teach.selftest import Check, SelfTest, self_test
@@ -17,6 +17,7 @@ __all__ = [
     "SelfTest",
     "Teacher",
     "check_reference",
+    "in_process_caps",
     "load_reference",
     "self_test",
 ]

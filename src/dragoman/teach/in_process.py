@@ -11,6 +11,7 @@ import numpy as np
 from dragoman.config import TeacherConfig
 from dragoman.models import Span, SpanScores, TokenScorer, context_length, score_spans
 from dragoman.render import Renderer
+from dragoman.text import Tokenization
 from dragoman.types import DropReason, Event, Rollout, TeacherCaps, TeacherLevel, TeacherScores, TeacherView
 
 if TYPE_CHECKING:
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
 
 _LEVELS = {0: TeacherLevel.REALISED, "all": TeacherLevel.LOGITS}
 """What a teacher tells for `teacher.topk`; for any other number, the most likely tokens."""
+
+
+def in_process_caps(config: TeacherConfig, tokenization: Tokenization) -> TeacherCaps:
+    """What a teacher in this process will offer, which is known before its weights are read."""
+    return TeacherCaps(
+        level=_LEVELS.get(config.topk, TeacherLevel.TOPK),
+        generates=True,
+        has_reference=config.reference is not None,
+        full_row=tokenization.num_ids if config.topk == "all" else 0,
+    )
 
 
 class InProcessTeacher:
@@ -41,11 +52,8 @@ class InProcessTeacher:
         self.model = model.requires_grad_(False)
         self.renderer = renderer
         self.reference = reference
-        self.caps = TeacherCaps(
-            level=_LEVELS.get(config.topk, TeacherLevel.TOPK),
-            generates=True,
-            has_reference=reference is not None,
-            full_row=renderer.tokenization.num_ids if config.topk == "all" else 0,
+        self.caps = replace(
+            in_process_caps(config, renderer.tokenization), has_reference=reference is not None
         )
         limits = [limit for limit in (config.max_length, context_length(model)) if limit is not None]
         self.max_length = min(limits) if limits else None

@@ -73,6 +73,11 @@ class PairTables:
         self.teacher = teacher
 
     @cached_property
+    def reversed(self) -> PairTables:
+        """The tables with the two sides changed over."""
+        return PairTables(self.teacher, self.student)
+
+    @cached_property
     def same_ids(self) -> bool:
         """Whether every id means the same on both sides."""
         return self.student.same_ids_as(self.teacher)
@@ -145,24 +150,6 @@ class PairTables:
         """The student's text tokens by their bytes."""
         return _by_bytes(self.student)
 
-    @property
-    def teacher_order(self) -> Int64[np.ndarray, " n"]:
-        """The teacher's ids that are text, sorted by bytes."""
-        return self.teacher_bytes.ids
-
-    @property
-    def student_order(self) -> Int64[np.ndarray, " n"]:
-        """The student's ids that are text, sorted by bytes."""
-        return self.student_bytes.ids
-
-    def teacher_prefix_range(self, data: bytes) -> tuple[int, int]:
-        """Where in `teacher_order` the tokens lie whose bytes start with `data`: (lo, hi)."""
-        return self.teacher_bytes.range(data)
-
-    def student_prefix_range(self, data: bytes) -> tuple[int, int]:
-        """Where in `student_order` the tokens lie whose bytes start with `data`: (lo, hi)."""
-        return self.student_bytes.range(data)
-
     def longest_prefix_of(self, data: bytes) -> int:
         """The longest student token that is a prefix of some bytes, or all of them."""
         known = self.student_of_bytes
@@ -175,8 +162,7 @@ class PairTables:
         """The student's tokenisation of each of N strings, as (bounds, ids); none where it spells others."""
         bounds, ids = self.student.encode_many(data)
         vocabulary = self._student_vocabulary
-        lengths = np.fromiter(map(len, vocabulary), np.int64, len(vocabulary))
-        ends = np.concatenate([[0], np.cumsum(lengths[ids])])[bounds].tolist()
+        ends = np.concatenate([[0], np.cumsum(self._student_lengths[ids])])[bounds].tolist()
         spelled = b"".join([vocabulary[i] for i in ids.tolist()])
         faithful = np.fromiter(
             (spelled[ends[n] : ends[n + 1]] == piece for n, piece in enumerate(data)), bool, len(data)
@@ -219,6 +205,10 @@ class PairTables:
     @cached_property
     def _student_vocabulary(self) -> list[bytes]:
         return self.student.vocabulary_bytes()
+
+    @cached_property
+    def _student_lengths(self) -> Int64[np.ndarray, " Vs"]:
+        return np.fromiter(map(len, self._student_vocabulary), np.int64, len(self._student_vocabulary))
 
     @cached_property
     def _longest_student(self) -> int:

@@ -22,7 +22,8 @@ def micro_batches(records: Sequence[Record], *, max_tokens: int, normalise: str)
 
 
 def normaliser(records: Sequence[Record], normalise: str) -> float:
-    """What the loss sum is divided by: supervised tokens, responses with any, or supervised bytes."""
+    """What the loss sum is divided by: supervised tokens, responses with any, or supervised bytes. A token
+    counts as one whatever its weight, which is a factor of its loss."""
     return float(sum(_count(record, normalise) for record in records))
 
 
@@ -67,17 +68,17 @@ def _supervision(record: Record) -> Supervision:
 
 
 def _weights(record: Record, normalise: str) -> np.ndarray:
-    """Token weights: under `sequence` a response's tokens share a weight of 1."""
+    """Token weights: under `sequence` divided by the supervised tokens of the response."""
     weight = _supervision(record).weight
     if normalise == "sequence":
-        return weight / np.float32(max(float(weight.sum()), 1.0))
+        return weight / np.float32(max(int((weight > 0).sum()), 1))
     return weight
 
 
 def _count(record: Record, normalise: str) -> float:
     weight = _supervision(record).weight
     if normalise == "token":
-        return float(weight.sum())
+        return float((weight > 0).sum())
     if normalise == "sequence":
-        return float(weight.any())
+        return float((weight > 0).any())
     return float(np.diff(record.rollout.completion.bounds)[weight > 0].sum())

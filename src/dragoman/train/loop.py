@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import torch
 from accelerate.utils import gather_object
-from torch import Tensor
 
 from dragoman.config import Config
 from dragoman.data import occurrences, prompt_indices
@@ -24,6 +23,7 @@ from dragoman.rollout import Request
 from dragoman.train.account import Account, HeldOut
 from dragoman.train.checkpoint import Checkpoints
 from dragoman.train.export import save_final
+from dragoman.train.optimise import sum_over_processes
 from dragoman.train.setup import Session
 
 
@@ -168,9 +168,7 @@ def _over_ranks(session: Session, metrics: Metrics) -> Metrics:
     if accelerator.num_processes == 1:
         return metrics
     names = sorted(set(gather_object(metrics.names)))
-    vector = torch.from_numpy(metrics.to_vector(names)).to(accelerator.device)
-    total: Tensor = accelerator.reduce(vector, reduction="sum")
-    return Metrics.from_vector(names, total.cpu().numpy())
+    return Metrics.from_vector(names, sum_over_processes(accelerator, metrics.to_vector(names)))
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

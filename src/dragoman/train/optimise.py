@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -10,6 +9,8 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 from accelerate import Accelerator
+from jaxtyping import Float64
+from torch import Tensor
 
 from dragoman.config import Config, TrainConfig
 from dragoman.errors import TrainingError
@@ -19,13 +20,6 @@ from dragoman.observe import Metrics, Ratio, Record
 from dragoman.train.collate import micro_batches, normaliser
 from dragoman.train.scored import score_batch
 from dragoman.types import TrainBatch
-
-
-def load_objective(path: str) -> Objective:
-    """The loss function a method names as `module:function`."""
-    module, _, name = path.partition(":")
-    objective: Objective = getattr(importlib.import_module(module), name)
-    return objective
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -113,7 +107,11 @@ class Updater:
         return metrics.merge(Metrics({"loss": Ratio(loss, 1), "grad_norm": Ratio(norm, 1)}))
 
     def _loss(self, batch: TrainBatch) -> LossOutput:
+        """A batch without a token to train on (each response refused, say) has no loss, but takes part in a
+        reduction of gradients."""
         scored = score_batch(self._scorer, batch, self._accelerator.device)
+        if not len(scored.logp):
+            return LossOutput(total=scored.logp.sum(), metrics=Metrics())
         return self._objective(scored, self._config.method)
 
     def _clip(self) -> float:
@@ -125,10 +123,17 @@ class Updater:
         return float(norm)
 
     def _sum_over_ranks(self, value: float) -> float:
-        if self._accelerator.num_processes == 1:
-            return value
-        total = torch.tensor(value, dtype=torch.float64, device=self._accelerator.device)
-        return float(self._accelerator.reduce(total, reduction="sum"))
+        return float(sum_over_processes(self._accelerator, np.array([value]))[0])
+
+
+def sum_over_processes(
+    accelerator: Accelerator, values: Float64[np.ndarray, " n"]
+) -> Float64[np.ndarray, " n"]:
+    """The sum of an array over all processes, which must all call this."""
+    if accelerator.num_processes == 1:
+        return values
+    total: Tensor = accelerator.reduce(torch.from_numpy(values).to(accelerator.device), reduction="sum")
+    return total.cpu().numpy()
 
 
 def _parts(records: Sequence[Record], number: int) -> Iterator[Sequence[Record]]:

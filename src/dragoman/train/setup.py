@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,9 @@ from dragoman.pipeline import Pipeline, supervisor
 from dragoman.render import Renderer
 from dragoman.rollout import RecordedEngine, ReplayEngine, Sampler, Sampling, StudentReference
 from dragoman.rollout.engine import RolloutEngine
-from dragoman.teach import InProcessTeacher, check_reference, load_reference
+from dragoman.teach import InProcessTeacher, check_reference, in_process_caps, load_reference
 from dragoman.text.pair import PairTables
-from dragoman.train.optimise import Updater, load_objective, make_optimizer
+from dragoman.train.optimise import Updater, make_optimizer, sum_over_processes
 from dragoman.types import Prompt, TeacherLevel
 
 if TYPE_CHECKING:
@@ -69,14 +70,13 @@ def build_session(
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     method = _method(config)
-    if prompts is None:
-        prompts = _prompts(config, config.data.train, config.data.limit)
+    prompts = _prompts(config, config.data.train, config.data.limit) if prompts is None else prompts
     if heldout is None and config.data.heldout is not None:
         heldout = _prompts(config, config.data.heldout, config.data.heldout_limit)
     student = Renderer.from_config(config.student)
     teacher_side = Renderer.from_config(config.teacher)
-    method.check_tokenizers(student.tokenization, teacher_side.tokenization)
-    check_reference(config.teacher, teacher_side.tokenization)
+    objective = method.load_objective()
+    _check_pair(config, method, student, teacher_side)
     tables = PairTables(student.tokenization, teacher_side.tokenization)
     supervise = supervisor(method, config.method, tables)
     if is_gated(method):
@@ -91,15 +91,16 @@ def build_session(
         student,
         load_reference(config.teacher, teacher_side, accelerator.device),
     )
-    method.check(teacher.caps, teacher.name)
     scorer = _scorer(config, model, student, supervise)
     wrapped, optimizer = accelerator.prepare(scorer, make_optimizer(scorer, config.train))
     sampler = Sampler(model, student, Sampling.from_config(config.rollout))
-    pipeline = _training_pipeline(config, method, supervise, sampler, teacher, scorer)
+    pipeline = replace(
+        _training_pipeline(config, method, supervise, sampler, teacher, scorer),
+        add=partial(sum_over_processes, accelerator),
+    )
     heldout_pipeline = _heldout_pipeline(config, method, tables, sampler, teacher)
-    for engine, asked in ((pipeline.engine, prompts), (heldout_pipeline.engine, heldout or ())):
-        if isinstance(engine, Sampler | RecordedEngine):
-            engine.check_prompts(asked)
+    _check_room(pipeline.engine, prompts)
+    _check_room(heldout_pipeline.engine, heldout or ())
     return Session(
         config=config,
         method=method,
@@ -108,7 +109,7 @@ def build_session(
         model=model,
         teacher=teacher,
         optimizer=optimizer,
-        updater=Updater(accelerator, wrapped, optimizer, load_objective(method.objective), config),
+        updater=Updater(accelerator, wrapped, optimizer, objective, config),
         pipeline=pipeline,
         heldout_pipeline=heldout_pipeline,
         forward=_forward(config, teacher, sampler, heldout or ()),
@@ -130,7 +131,16 @@ def _method(config: Config) -> Method:
             "ignore; leave teacher.reference out, or choose a method of level 3, such as 'compass'"
         )
     method.check_settings(config.method)
+    method.check_teacher(config.teacher)
     return method
+
+
+def _check_pair(config: Config, method: Method, student: Renderer, teacher: Renderer) -> None:
+    """What the method and the two sides are to each other, as far as it takes no weights to know. Raises
+    CapabilityError."""
+    method.check_tokenizers(student.tokenization, teacher.tokenization)
+    method.check(in_process_caps(config.teacher, teacher.tokenization), config.teacher.model)
+    check_reference(config.teacher, teacher.tokenization)
 
 
 def _check_mapping(config: Config, student: Renderer, teacher: Renderer, prompts: Sequence[Prompt]) -> None:
@@ -224,13 +234,20 @@ def _heldout_pipeline(
 ) -> Pipeline:
     """The stages of an evaluation: the student writes, and realised tokens suffice to measure it. What is
     left out is what the run's own method leaves out, where that has such credits, else what `chunk` does."""
+    asked = config.teacher.model_copy(update={"topk": 0, "reference": None})
     plain = method.signal is Signal.CREDIT and method.level is TeacherLevel.REALISED
     return Pipeline(
         student=sampler.renderer,
         engine=Sampler(sampler.model, sampler.renderer, _heldout_sampling(config)),
-        teacher=teacher,
+        teacher=InProcessTeacher(teacher.model, teacher.renderer, asked, sampler.renderer),
         supervise=supervisor(method if plain else get_method("chunk"), config.method, tables),
     )
+
+
+def _check_room(engine: RolloutEngine, prompts: Sequence[Prompt]) -> None:
+    """Raise the engine's error for prompts that leave it no room; a replay has its own."""
+    if isinstance(engine, Sampler | RecordedEngine):
+        engine.check_prompts(prompts)
 
 
 def _heldout_sampling(config: Config) -> Sampling:

@@ -9,8 +9,12 @@ chunk, that holds for equal tokenizers alone.
 from dragoman.supervise.credit import chunk, marginal, marginal_rtg, segment, semantic_prior, span, uniform
 from dragoman.supervise.credit.chunks import Chunks, CreditRule
 from dragoman.supervise.credit.semantic_prior import NEAR_CERTAIN
+from dragoman.supervise.credit.span import OpenAccounts
 
-CREDITS: dict[str, CreditRule] = {
+Rule = CreditRule | OpenAccounts
+"""How budgets become credits: at once, or when a whole step is known."""
+
+CREDITS: dict[str, Rule] = {
     "chunk": chunk.credit,
     "uniform": uniform.credit,
     "semantic_prior": semantic_prior.credit,
@@ -20,4 +24,4 @@ CREDITS: dict[str, CreditRule] = {
     "marginal_rtg": marginal_rtg.credit,
 }
 
-__all__ = ["CREDITS", "NEAR_CERTAIN", "Chunks", "CreditRule"]
+__all__ = ["CREDITS", "NEAR_CERTAIN", "Chunks", "CreditRule", "OpenAccounts", "Rule"]

@@ -1,4 +1,4 @@
-"""What credit rules are functions of: log-probs of sampled tokens, by chunk."""
+"""What credit rules are functions of: log-probs of sampled tokens, by chunk, and sums over stretches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -15,7 +15,7 @@ class Chunks:
     segment numbers that go on where the last one's ended. Rules give the same numbers either way.
 
     Chunk c has `num_student[c]` tokens and the log-probs `student_sum[c]` and `teacher_sum[c]`; token i is
-    `logp[i]` and in chunk `chunk_of[i]`. A chunk that does not count has zeros throughout.
+    `logp[i]` and in chunk `chunk_of[i]`. A chunk that does not count (`counts`) has zeros throughout.
     """
 
     logp: Float64[np.ndarray, " S"]
@@ -23,6 +23,7 @@ class Chunks:
     num_student: Int64[np.ndarray, " C"]
     student_sum: Float64[np.ndarray, " C"]
     teacher_sum: Float64[np.ndarray, " C"]
+    counts: Bool[np.ndarray, " C"]
     segment_of: Int64[np.ndarray, " C"] | None = None
     """The segment of every chunk, never decreasing: chunks between two hard boundaries
     (`supervise.boundaries`), where none that does not count is followed by another. For `segment`."""
@@ -38,6 +39,18 @@ class Chunks:
 
 CreditRule = Callable[[Chunks], Float64[np.ndarray, " S"]]
 """A pure function of flat arrays: from chunks to the credit of every token, in nats."""
+
+
+def chunk_sums(values: np.ndarray, bounds: Int64[np.ndarray, " C_plus_1"]) -> Float64[np.ndarray, " C"]:
+    """Sums of `values[bounds[c]:bounds[c + 1]]` in float64; exact for one value, 0 for none.
+
+    >>> chunk_sums(np.array([1.0, 2.0, 4.0]), np.array([0, 2, 2, 3])).tolist()
+    [3.0, 0.0, 4.0]
+    """
+    if len(bounds) == 1:
+        return np.zeros(0, np.float64)
+    padded = np.append(values.astype(np.float64), 0.0)
+    return np.where(np.diff(bounds) > 0, np.add.reduceat(padded, bounds[:-1]), 0.0)
 
 
 def return_to_go(

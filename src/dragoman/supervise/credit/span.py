@@ -26,6 +26,8 @@ as far as the student writes canonically. Source: dragoman; docs/decisions/0010-
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +37,8 @@ from dragoman.supervise.credit.chunks import Chunks
 
 LEAST_PAIRS = 32
 """Neighbouring chunks below which nothing is said of their correlation."""
+ROUNDING = 1e-12
+"""Variance, as a part of the mean square, below which budgets do not vary."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,28 +75,52 @@ def accounts(chunks: Chunks) -> Accounts:
     linked = step[first[1:]] == 1
     neighbours = np.append(np.where(linked, budget[first[1:]], 0.0), 0.0)[number]
     neighbours[first[1:]] += np.where(linked, total[:-1], 0.0)
-    # A chunk that does not count has zeros on both sides.
-    counts = (chunks.student_sum != 0.0) | (chunks.teacher_sum != 0.0)
-    beside = (step[1:] <= 1) & counts[1:] & counts[:-1]
+    beside = (step[1:] <= 1) & chunks.counts[1:] & chunks.counts[:-1]
     return Accounts(
         budget=budget, own=total[number], neighbours=neighbours, first_of_pair=np.flatnonzero(beside)
     )
 
 
 def coupling(pairs: Float64[np.ndarray, "P 2"], weight: Float64[np.ndarray, " P"] | None = None) -> float:
-    """lambda; 0 for fewer than `LEAST_PAIRS` pairs or budgets that do not vary. `weight` says how often, or
-    with which probability, each pair occurs; once if left out."""
-    if (len(pairs) if weight is None else max(len(pairs), weight.sum())) < LEAST_PAIRS:
-        return 0.0
-    share = np.full(len(pairs), 1.0 / len(pairs)) if weight is None else weight / weight.sum()
-    centred = pairs - share @ pairs
-    scale = float(np.sqrt((share @ centred**2).prod()))
-    if not scale > 0.0:
-        return 0.0
-    return min(max(-2.0 * float(share @ centred.prod(axis=1)) / scale, 0.0), 1.0)
+    """lambda of some pairs. `weight` says how often, or with which probability, each occurs; once if left
+    out."""
+    return coupling_of(moments(pairs, weight))
 
 
-def credit(chunks: Chunks) -> Float64[np.ndarray, " S"]:
-    """The credit of every token, with lambda from these chunks."""
-    found = accounts(chunks)
-    return (found.own + coupling(found.pairs) * found.neighbours)[chunks.chunk_of]
+def moments(
+    pairs: Float64[np.ndarray, "P 2"], weight: Float64[np.ndarray, " P"] | None = None
+) -> Float64[np.ndarray, " 7"]:
+    """All that lambda depends on, as sums, so that those of several processes can be added: the number of
+    pairs, their weight, the weighted sums of both budgets, of their squares and of their product."""
+    w = np.ones(len(pairs)) if weight is None else weight
+    first, second = pairs.T
+    products = (w @ first**2, w @ second**2, w @ (first * second))
+    return np.array([max(len(pairs), w.sum()), w.sum(), w @ first, w @ second, *products])
+
+
+def coupling_of(found: Float64[np.ndarray, " 7"]) -> float:
+    """lambda by `moments`; 0 for fewer than `LEAST_PAIRS` pairs or budgets that do not vary."""
+    count, weight, *sums = found.tolist()
+    if count < LEAST_PAIRS or not weight > 0.0:
+        return 0.0
+    first, second, first_square, second_square, product = (value / weight for value in sums)
+    spread = (first_square - first**2) * (second_square - second**2)
+    # Budgets that are all alike leave rounding.
+    if not spread > (ROUNDING * first_square) * (ROUNDING * second_square):
+        return 0.0
+    return min(max(-2.0 * (product - first * second) / math.sqrt(spread), 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class OpenAccounts:
+    """A rule whose credits are settled when all responses of a step are known (`supervise.settle`)."""
+
+    accounts: Callable[[Chunks], Accounts]
+
+    def __call__(self, chunks: Chunks) -> Float64[np.ndarray, " S"]:
+        """The credit of every token as if these chunks were the whole step."""
+        found = self.accounts(chunks)
+        return (found.own + coupling(found.pairs) * found.neighbours)[chunks.chunk_of]
+
+
+credit = OpenAccounts(accounts)

@@ -24,7 +24,8 @@ from jaxtyping import Int64
 
 from dragoman.config import MethodConfig
 from dragoman.supervise.dense import dense
-from dragoman.supervise.rows.common import Mass, Response, root, rows_of, scatter, telling
+from dragoman.supervise.rows.assembly import rows_of, telling
+from dragoman.supervise.rows.common import Mass, Response, root, scatter
 from dragoman.supervise.sampled import Supervise
 from dragoman.text import NOWHERE, PairTables
 

@@ -1,8 +1,8 @@
-"""What all rules of rows share: where student tokens lie in the teacher's tokens, how mass becomes rows.
+"""What all rules of rows share: where student tokens lie in the teacher's tokens, and mass at such a place.
 
 A student token that starts a chunk is drawn where the teacher draws too (a root); one inside a chunk is drawn
 when some bytes of a teacher token have been written (an interior place). Mass is never renormalised:
-what has no place, was cut or is unknown is the residual.
+what has no place, was cut or is unknown is the residual. `rows.assembly` makes rows of it.
 
 Labels. Where every id means the same on both sides and the teacher has read the same ids so far, `q*` is the
 teacher: rows are EXACT (LOWER for a stop set known only in part). Elsewhere no rule here can promise a
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from dragoman.supervise.rows.teacher import TeacherRows
 from dragoman.text import NOWHERE, PairTables
-from dragoman.types import Alignment, ChunkKind, Rollout, RowLabel, Rows, TeacherScores, TokenText
+from dragoman.types import Alignment, ChunkKind, Rollout, RowLabel, TeacherScores, TokenText
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,7 +28,8 @@ class Response:
     """One response and where its student tokens lie in the teacher's.
 
     Student token i is drawn when `written[i]` bytes of teacher token `teacher_of[i]` have been written;
-    -1 for a token that has no row. `target[i]` is its id, any stop as the one that names the stop set.
+    -1 for a token without such a place. A row is made for those of the others that are `asked`.
+    `target[i]` is its id, any stop as the one that names the stop set.
     """
 
     tables: PairTables
@@ -39,6 +40,7 @@ class Response:
     target: Int64[np.ndarray, " S"]
     teacher_of: Int64[np.ndarray, " S"]
     written: Int64[np.ndarray, " S"]
+    asked: Bool[np.ndarray, " S"]
     same_so_far: Bool[np.ndarray, " S"]
     """Whether the teacher has read the very ids that the student wrote before this token."""
 
@@ -124,6 +126,7 @@ def respond(
         target=target,
         teacher_of=np.where(allowed, teacher_of, -1),
         written=written,
+        asked=allowed,
         same_so_far=_same_so_far(student.ids, tokens.ids),
     )
 
@@ -170,62 +173,6 @@ def root(response: Response, index: int, targets: Int64[np.ndarray, " Vt"]) -> M
     ):
         mass.move(response.teacher.realised(place), NOWHERE, int(response.target[index]))
     return mass
-
-
-def rows_of(response: Response, rule: Rule, topk: int | None) -> Rows:
-    """The rows of all tokens that have a place, under a rule.
-
-    A row keeps its `topk` largest candidates (all, for None), the sampled token among them if it has mass;
-    the others' mass is part of the residual.
-    """
-    kept: list[Int64[np.ndarray, " _"]] = []
-    logp: list[Float64[np.ndarray, " _"]] = []
-    residual = np.zeros(len(response.teacher_of))
-    label = np.full(len(residual), RowLabel.NONE, np.uint8)
-    for index, place in enumerate(response.teacher_of.tolist()):
-        mass = rule(response, index) if place >= 0 else None
-        if mass is None:
-            kept.append(np.zeros(0, np.int64))
-            continue
-        ids = largest(mass.of_id, topk, int(response.target[index]))
-        kept.append(ids)
-        logp.append(np.log(mass.of_id[ids]))
-        mass.of_id[ids] = 0.0
-        residual[index] = mass.rest + float(mass.of_id.sum())
-        label[index] = response.label(index)
-    return Rows(
-        bounds=np.concatenate([[0], np.cumsum([len(ids) for ids in kept])]).astype(np.int64),
-        ids=np.concatenate([np.zeros(0, np.int64), *kept]),
-        logp=np.concatenate([np.zeros(0), *logp]).astype(np.float32),
-        residual=residual.astype(np.float32),
-        label=label,
-    )
-
-
-def telling(rule: Rule) -> Rule:
-    """A rule without the rows that have no candidate: alone, they say nothing."""
-
-    def told(response: Response, index: int) -> Mass | None:
-        mass = rule(response, index)
-        return mass if mass is not None and mass.of_id.any() else None
-
-    return told
-
-
-def largest(
-    mass: Float64[np.ndarray, " Vs"], topk: int | None, always: int = NOWHERE
-) -> Int64[np.ndarray, " k"]:
-    """The ids of the `topk` largest positive masses, ascending, `always` among them if it has mass."""
-    ids = np.flatnonzero(mass > 0.0)
-    if topk is None or len(ids) <= topk:
-        return ids
-    least = np.partition(mass[ids], -topk)[-topk]
-    ids = ids[mass[ids] >= least]
-    # A stable order, so that ties are cut alike everywhere.
-    kept = ids[np.argsort(-mass[ids], kind="stable")[:topk]]
-    if always != NOWHERE and mass[always] > 0.0 and always not in kept:
-        kept[-1] = always
-    return np.sort(kept)
 
 
 def _same_so_far(

@@ -9,10 +9,10 @@ without y is rest_g, and M_g is the mass of the whole group at that root; the te
 behind y. Groups with whose rest no student token starts are left out.
 
 Encoding. Both terms of one token are one row of sets: the candidates of the first (mass row(u)), those
-of the second (ids of weight 1, mass M_g) and the residual of the first, all divided by their sum Z, by
-which the token's `weight` is multiplied. Under forward KL that is the loss above but for a constant and for
-the residual's bin, whose student mass leaves out the tokens of the sets. A token with the second term alone
-has no residual. Sets overlap the candidates, so no other divergence has a meaning here.
+of the second (mass M_g) and the residual of the first, all divided by their sum Z, by which the token's
+`weight` is multiplied; in the mean over tokens it counts as one. Under forward KL that is the loss above but
+for a constant and for the residual's bin, whose student mass leaves out the tokens of the sets. A token with
+the second term alone has no residual. Sets overlap the candidates, so no other divergence has a meaning here.
 
 Needs: the teacher's most likely tokens or its whole distribution; `method.divergence: forward`.
 Source: arXiv 2609.34738. Labels as in `rows.common`, but a row with sets is HEURISTIC.
@@ -22,20 +22,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Int64
 
 from dragoman.config import MethodConfig
 from dragoman.errors import ConfigError
 from dragoman.supervise.dense import check_guard, prepare, supervision
+from dragoman.supervise.rows.assembly import Candidates, assemble, kept, largest
 from dragoman.supervise.rows.bpm import BytePrefixes
-from dragoman.supervise.rows.common import Mass, Response, largest, rows_of, telling
+from dragoman.supervise.rows.common import Response
 from dragoman.supervise.rows.teacher import TeacherRow
 from dragoman.supervise.sampled import Supervise
 from dragoman.text import NOWHERE, PairTables
 from dragoman.text.pair import PrefixOrder
-from dragoman.types import Alignment, Event, Rollout, RowLabel, Rows, Supervision, TeacherScores
+from dragoman.types import Alignment, Event, Rollout, RowLabel, Supervision, TeacherScores
 
 Sets = list[tuple[float, Int64[np.ndarray, " _"]]]
 """Masses, and the student tokens that each is for."""
@@ -51,17 +53,38 @@ def build(tables: PairTables, config: MethodConfig) -> Supervise:
         )
     prefixes, groups = BytePrefixes(tables), Groups(tables)
 
-    def rule(response: Response, index: int) -> Mass | None:
-        return prefixes(response, index) if not response.written[index] else None
+    def terms(response: Response, index: int) -> Terms | None:
+        mass = None if response.written[index] else prefixes(response, index)
+        own = None
+        if mass is not None and mass.of_id.any():
+            own = kept(mass, config.row_topk, int(response.target[index]))
+        return joined(own, groups.behind(response, index, config.row_topk))
 
     def supervise(rollout: Rollout, scores: TeacherScores, alignment: Alignment) -> Supervision:
         reason, response = prepare(tables, config, rollout, scores, alignment)
-        rows = rows_of(response, telling(rule), config.row_topk)
-        behind = [groups.behind(response, index, config.row_topk) for index in range(len(rows))]
-        rows, total = with_sets(rows, behind)
-        return supervision(response, reason, rows, total)
+        found = {index: terms(response, index) for index in np.flatnonzero(response.asked).tolist()}
+
+        def row(response: Response, index: int) -> Candidates | None:
+            both = found[index]
+            return None if both is None else both.row
+
+        rows, total = assemble(response, row), np.zeros(len(response.asked))
+        label = rows.label.copy()
+        for index, both in found.items():
+            if both is not None:
+                total[index] = both.total
+                label[index] = RowLabel.HEURISTIC if both.has_sets else label[index]
+        return supervision(response, reason, replace(rows, label=label), total)
 
     return supervise
+
+
+class Terms(NamedTuple):
+    """Both terms of a token as one row, the sum Z that it was divided by, and whether there is a second."""
+
+    row: Candidates
+    total: float
+    has_sets: bool
 
 
 class Groups:
@@ -109,34 +132,17 @@ class Groups:
         return [(share, members) for share, members in sets if len(members)]
 
 
-def with_sets(rows: Rows, behind: list[Sets]) -> tuple[Rows, Float64[np.ndarray, " S"]]:
-    """Rows of single candidates together with sets, as rows of sets; and the sum each was divided by."""
-    added = np.array([sum(share for share, _ in sets) for sets in behind], np.float64)
-    total = rows.has_row + added
-    has_row = total > 0.0
-    logp: list[float] = []
-    sizes: list[int] = []
-    members: list[Int64[np.ndarray, " _"]] = []
-    bounds = [0]
-    for index, sets in enumerate(behind):
-        own = slice(int(rows.bounds[index]), int(rows.bounds[index + 1]))
-        if has_row[index]:
-            shift = float(np.log(total[index]))
-            logp += [float(value) - shift for value in rows.logp[own]]
-            logp += [float(np.log(share)) - shift for share, _ in sets]
-            sizes += [1] * (own.stop - own.start) + [len(ids) for _, ids in sets]
-            members += [rows.ids[own], *(ids for _, ids in sets)]
-        bounds.append(len(logp))
-    ids = np.concatenate([np.zeros(0, np.int64), *members])
-    label = np.where(added > 0.0, RowLabel.HEURISTIC, rows.label).astype(np.uint8)
-    found = replace(
-        rows,
-        bounds=np.array(bounds, np.int64),
-        ids=ids,
-        logp=np.array(logp, np.float32),
-        residual=(rows.residual / np.where(has_row, total, 1.0)).astype(np.float32),
-        label=label,
-        member_bounds=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        log_weight=np.zeros(len(ids), np.float32),
+def joined(own: Candidates | None, sets: Sets) -> Terms | None:
+    """A row of single candidates together with sets; None where there is neither."""
+    total = float(own is not None) + sum(share for share, _ in sets)
+    if not total > 0.0:
+        return None
+    if own is None:
+        own = Candidates(np.zeros(0, np.int64), None, np.zeros(0), 0.0)
+    row = Candidates(
+        ids=np.concatenate([own.ids, *(ids for _, ids in sets)]),
+        sizes=np.concatenate([own.num_tokens, np.array([len(ids) for _, ids in sets], np.int64)]),
+        mass=np.append(own.mass, [share for share, _ in sets]) / total,
+        left=own.left / total,
     )
-    return found, total
+    return Terms(row, total, bool(sets))

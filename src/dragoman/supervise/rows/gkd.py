@@ -9,21 +9,13 @@ knowledge distillation, arXiv 2306.13649. Every row is EXACT: `q*` is the teache
 from __future__ import annotations
 
 from dragoman.config import MethodConfig
-from dragoman.errors import CapabilityError
 from dragoman.supervise.dense import dense
-from dragoman.supervise.rows.common import rows_of, telling
+from dragoman.supervise.rows.assembly import rows_of, telling
 from dragoman.supervise.rows.shared import rule
 from dragoman.supervise.sampled import Supervise
 from dragoman.text import PairTables
 
 
 def build(tables: PairTables, config: MethodConfig) -> Supervise:
-    """The teacher's own rows; raises CapabilityError where the tokenizers differ."""
-    if not tables.same_ids:
-        raise CapabilityError(
-            f"method {config.name!r} compares distributions id by id and needs equal tokenizers, but the ids "
-            f"of {tables.student.name!r} (student) and {tables.teacher.name!r} (teacher) mean different "
-            "things; choose a method for tokenizers that differ, such as 'retok', or a teacher of the "
-            "student's family"
-        )
+    """The teacher's own rows; that tokenizers are equal is for `Method.check_tokenizers`."""
     return dense(tables, config, lambda response: rows_of(response, telling(rule), config.row_topk))

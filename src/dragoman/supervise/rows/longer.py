@@ -11,7 +11,6 @@ from jaxtyping import Int64
 
 from dragoman.padding import stretches
 from dragoman.text import NOWHERE, PairTables
-from dragoman.types import Event
 
 JOINED = -2
 """The student's tokenizer would not have divided the text as it is divided."""
@@ -36,25 +35,11 @@ class LongerTokens:
         self,
     ) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N_plus_1"], Int64[np.ndarray, " M"]]:
         """Student text tokens that the teacher spells in several tokens: (ids, bounds, teacher ids)."""
-        student, teacher = self._tables.student, self._tables.teacher
-        ids = np.flatnonzero(student.events == Event.NONE)
-        own, theirs = student.vocabulary_bytes(), teacher.vocabulary_bytes()
-        bounds, found = teacher.encode_many([own[i] for i in ids.tolist()])
-        pieces = [theirs[w] for w in found.tolist()]
-        several = [
-            number
-            for number in np.flatnonzero(np.diff(bounds) > 1).tolist()
-            if b"".join(pieces[bounds[number] : bounds[number + 1]]) == own[ids[number]]
-        ]
-        chosen = np.array(several, np.int64)
-        sizes = np.diff(bounds)[chosen]
-        inside = np.zeros(len(bounds) - 1, bool)
-        inside[chosen] = True
-        return (
-            ids[chosen],
-            np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-            found[np.repeat(inside, np.diff(bounds))],
-        )
+        spelled = self._tables.reversed
+        sizes = np.diff(spelled.spelling_bounds)
+        several = sizes > 1
+        bounds = np.concatenate([[0], np.cumsum(sizes[several])]).astype(np.int64)
+        return np.flatnonzero(several), bounds, spelled.spelling_ids[np.repeat(several, sizes)]
 
     @cached_property
     def _by_first(self) -> tuple[Int64[np.ndarray, " Vt_plus_1"], Int64[np.ndarray, " n"]]:

@@ -29,7 +29,8 @@ from jaxtyping import Int64
 
 from dragoman.config import MethodConfig
 from dragoman.supervise.dense import dense
-from dragoman.supervise.rows.common import Mass, Response, largest, root, rows_of, scatter, telling
+from dragoman.supervise.rows.assembly import largest, rows_of, telling
+from dragoman.supervise.rows.common import Mass, Response, root, scatter
 from dragoman.supervise.sampled import Supervise
 from dragoman.text import NOWHERE, PairTables
 from dragoman.text.pair import first_of

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from dragoman.padding import stretches
-from dragoman.supervise.rows.common import Response, largest
-from dragoman.types import RowLabel, Rows
-
-
-class Candidates(NamedTuple):
-    """Disjoint sets of tokens with a mass each, and the mass of those that were left out.
-
-    Set k has the `sizes[k]` ids that lie at its place in `ids`.
-    """
-
-    ids: Int64[np.ndarray, " M"]
-    sizes: Int64[np.ndarray, " K"]
-    mass: Float64[np.ndarray, " K"]
-    left: float
+from dragoman.supervise.rows.assembly import Candidates, assemble, largest
+from dragoman.supervise.rows.common import Response
+from dragoman.types import Rows
 
 
 @dataclass(kw_only=True, eq=False)
@@ -102,30 +90,16 @@ class Sets:
 
 
 def rows_of_sets(response: Response, rule: Callable[[Response, int], Sets | None], topk: int | None) -> Rows:
-    """The rows of all tokens that have a place, under a rule; of each the `topk` largest candidates, that of
-    the sampled token among them. A row inside a teacher token is `partial`."""
-    size = len(response.teacher_of)
-    counts, residual = np.zeros(size, np.int64), np.zeros(size)
-    label = np.full(size, RowLabel.NONE, np.uint8)
-    found: list[Candidates] = []
-    for index, place in enumerate(response.teacher_of.tolist()):
-        sets = rule(response, index) if place >= 0 else None
-        candidates = None if sets is None else sets.candidates(topk, int(response.target[index]))
-        if sets is None or candidates is None or not len(candidates.mass):
-            continue
-        found.append(candidates)
-        counts[index] = len(candidates.mass)
-        label[index] = response.label(index)
-        residual[index] = sets.lost + sets.ended + candidates.left
-    sizes = np.concatenate([np.zeros(0, np.int64), *(one.sizes for one in found)])
-    partial = (response.written > 0) & (label != RowLabel.NONE)
-    return Rows(
-        bounds=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        ids=np.concatenate([np.zeros(0, np.int64), *(one.ids for one in found)]),
-        logp=np.log(np.concatenate([np.zeros(0), *(one.mass for one in found)])).astype(np.float32),
-        residual=residual.astype(np.float32),
-        label=label,
-        # Where every set is one token, these are rows as of any other method.
-        member_bounds=np.concatenate([[0], np.cumsum(sizes)]) if (sizes > 1).any() else None,
-        partial=partial if partial.any() else None,
-    )
+    """The rows under a rule; of each the `topk` largest candidates, that of the sampled token among them. A
+    row inside a teacher token is `partial`."""
+
+    def row(response: Response, index: int) -> Candidates | None:
+        sets = rule(response, index)
+        found = None if sets is None else sets.candidates(topk, int(response.target[index]))
+        if sets is None or found is None or not len(found.mass):
+            return None
+        return found._replace(left=sets.lost + sets.ended + found.left)
+
+    rows = assemble(response, row)
+    partial = (response.written > 0) & rows.has_row
+    return replace(rows, partial=partial if partial.any() else None)

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from dragoman.config import MethodConfig
 from dragoman.supervise.dense import dense
-from dragoman.supervise.rows.common import Mass, Response, root, rows_of, telling
+from dragoman.supervise.rows.assembly import rows_of, telling
+from dragoman.supervise.rows.common import Mass, Response, root
 from dragoman.supervise.sampled import Supervise
 from dragoman.text import PairTables
 from dragoman.types import ChunkKind

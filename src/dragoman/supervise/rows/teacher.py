@@ -94,7 +94,8 @@ class TeacherRows:
     def _partial(self, index: int) -> TeacherRow:
         scores = self._scores
         assert scores.topk_ids is not None and scores.topk_logp is not None
-        known = np.isfinite(scores.topk_logp[index])
+        # Embeddings may be padded; what a teacher gives to ids without a token is part of the tail.
+        known = np.isfinite(scores.topk_logp[index]) & (scores.topk_ids[index] < self._num_ids)
         mass = np.zeros(self._num_ids)
         ids = scores.topk_ids[index][known].astype(np.int64)
         mass[ids] = np.exp(scores.topk_logp[index][known].astype(np.float64))

@@ -9,11 +9,15 @@ GOOD, BAD, PLAIN = "good", "bad", ""
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A cell; `tone` is `good`, `bad` or nothing, and `is_number` says that it stands on the right."""
+    """A cell; `tone` is `good`, `bad` or nothing, and `is_number` says that it stands on the right.
+
+    `href` is where a page links it to; a terminal shows the text alone.
+    """
 
     text: str
     tone: str = PLAIN
     is_number: bool = False
+    href: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
