@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check format fuzz bench-align bench-alignment bench-methods clean
+.PHONY: help quickstart test check format fuzz bench-align bench-alignment bench-methods bench-lab clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -55,6 +55,10 @@ bench-methods: $(STAMP) ## Train every method on the embedded pair, one table; h
 	$(BIN)/dragoman assets get
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks/methods
 	$(BIN)/python benchmarks/methods/run.py
+
+bench-lab: $(STAMP) ## Every method in every world of the lab, and worlds not used before; hours, and goes on
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks/lab
+	$(BIN)/python benchmarks/lab/run.py
 
 clean: ## Remove the environment and caches; keeps runs/ and the fetched assets
 	rm -rf $(VENV) build dist src/*.egg-info

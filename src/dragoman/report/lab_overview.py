@@ -64,7 +64,7 @@ def overview(
     """The table of a figure; the least of each world is marked as good.
 
     Methods stand in the order of `labels`, or as they come; those without the figure in any world are left
-    out. With `intervals` cells have half the width of the 95 % interval where there is one.
+    out. With `intervals` cells have the 95 % interval where there is one.
     """
     shown = FIGURES[figure]
     known = labels if labels is not None else labels_of(trees)
@@ -118,7 +118,7 @@ def _text(value: float, method: Mapping[str, Any], figure: Figure, *, intervals:
     text = fixed(value, figure.digits)
     bounds = method.get(f"{figure.name}_ci") if intervals else None
     if bounds is not None:
-        text += f" ± {fixed(bounds[1] - value, figure.digits)}"
+        text += f" [{fixed(bounds[0], figure.digits)}, {fixed(bounds[1], figure.digits)}]"
     return text if figure.share is None else f"{text} ({percent(method[figure.share])})"
 
 

@@ -1,6 +1,6 @@
 """Figures of the lab in several worlds as one Markdown table.
 
-    python benchmarks/lab/tables.py FILE... [--methods NAME,NAME] [--figure total_variation]
+    python benchmarks/lab/lab_tables.py FILE... [--methods NAME,NAME] [--figure total_variation]
 
 FILE is what `dragoman lab --json FILE` writes, of one world or of all. A world may be divided among files
 that have different methods of it; all must have been made with the same settings. The least of each world is

@@ -1,0 +1,177 @@
+"""Every method in every world of the lab, and the same claims in worlds that were not used to make them.
+
+    make bench-lab
+    python benchmarks/lab/run.py --runs runs/lab --results runs/lab --only markov-8-20
+
+One run of `dragoman lab` for each world and group of methods; what is there is not run again, so that an
+interrupted benchmark goes on where it was. Writes `results/lab.json` (all figures but learning curves) and
+`results/lab.md` (the tables).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE))
+
+from lab_tables import TablesError, markdown, read_worlds, settings_text  # noqa: E402
+
+from dragoman.lab.worlds import KINDS  # noqa: E402
+from dragoman.report.lab_overview import overview  # noqa: E402
+
+RATES = ".001,.003,.01,.03,.06,.1"
+CREDITS = "dpca,semantic_prior,uniform,chunk,segment,span,marginal,marginal_rtg,sft"
+DENSE = "bpm,retok,escd,canon,canon_span,shared,simct,xtoken,xtoken_h,uld,gold,gold_normalised,alm,mixed"
+HELD_OUT_SEED = 11
+HELD_OUT = (
+    ("lexicon", 300, 60),
+    ("lexicon", 60, 240),
+    ("lexicon", 120, 120),
+    ("context", 90, 40),
+    ("context", 40, 90),
+    ("markov", 30, 12),
+    ("markov", 10, 30),
+    ("arithmetic", 80, 30),
+    ("arithmetic", 30, 80),
+    ("indentation", 40, 16),
+    ("multibyte", 50, 20),
+    ("multibyte", 20, 60),
+)
+"""Worlds, and merges of either side, that no method was developed on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run of `dragoman lab`: a world, some methods, and how often they are updated."""
+
+    kind: str
+    merges: tuple[int, int]
+    seed: int
+    group: str
+    methods: str
+    updates: int = 240
+    seeds: int = 10
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.kind}-{self.merges[0]}-{self.merges[1]}-s{self.seed}-{self.group}"
+
+    @property
+    def arguments(self) -> list[str]:
+        """Behind `dragoman`."""
+        teacher, student = map(str, self.merges)
+        world = ["--world", self.kind, "--teacher-merges", teacher, "--student-merges", student]
+        training = ["--updates", str(self.updates), "--seeds", str(self.seeds), "--rates", RATES]
+        return ["lab", *world, "--seed", str(self.seed), "--methods", self.methods, *training]
+
+
+def jobs() -> list[Job]:
+    """All runs, in the order of their tables."""
+    usual = [(kind, merges) for kind, found in KINDS.items() for merges in found.merges]
+    found = []
+    for group, methods in (("credits", CREDITS), ("dense", DENSE)):
+        for kind, merges in usual:
+            own = f"{methods},gkd" if KINDS[kind].same_tokenizer and group == "dense" else methods
+            found.append(Job(kind=kind, merges=merges, seed=0, group=group, methods=own))
+    for kind, teacher, student in HELD_OUT:
+        world = {"kind": kind, "merges": (teacher, student), "seed": HELD_OUT_SEED}
+        found.append(Job(**world, group="heldout", methods="dpca,chunk,segment,span,sft"))
+        rows = "shared,bpm,retok,escd,canon"
+        found.append(Job(**world, group="rows", methods=rows, updates=1, seeds=1))
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run what is not there yet and write the results; 1 if a run failed."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "bench-lab", help="folder of the runs")
+    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--only", metavar="TEXT", help="run only what has this in its name")
+    parser.add_argument("--no-runs", action="store_true", help="make tables of what is there")
+    args = parser.parse_args(argv)
+    args.runs.mkdir(parents=True, exist_ok=True)
+    chosen = [job for job in jobs() if args.only is None or args.only in job.name]
+    failed = [] if args.no_runs else [job.name for job in chosen if not run(job, args.runs)]
+    write(args.runs, args.results)
+    if failed:
+        print(f"failed: {', '.join(failed)}; see the .log files in {args.runs}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run(job: Job, folder: Path) -> bool:
+    """Make a run that is not there; whether it is there now."""
+    file = folder / f"{job.name}.json"
+    if file.is_file():
+        return True
+    print(job.name, file=sys.stderr)
+    began = time.monotonic()
+    command = [sys.executable, "-c", "from dragoman.cli import main; main()", *job.arguments, "--json", file]
+    with (folder / f"{job.name}.log").open("w", encoding="utf-8") as log:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
+    print(f"    {time.monotonic() - began:.0f} s", file=sys.stderr)
+    return done.returncode == 0
+
+
+def write(runs: Path, results: Path) -> None:
+    """The tables of the runs that are there."""
+    found = jobs()
+    usual = merged(runs, [job for job in found if job.seed != HELD_OUT_SEED])
+    held_out = merged(runs, [job for job in found if job.group == "heldout"])
+    rows = merged(runs, [job for job in found if job.group == "rows"])
+    parts = [
+        section("Text KL, credits", usual, "text_kl", CREDITS),
+        section("Text KL, rows, units and both", usual, "text_kl", f"span,{DENSE},gkd"),
+        section("Total variation of rows", usual, "total_variation", "shared,bpm,retok,escd,canon"),
+        section(f"Text KL, worlds {HELD_OUT_SEED}, not used in development", held_out, "text_kl"),
+        section(f"Total variation of rows, worlds {HELD_OUT_SEED}", rows, "total_variation"),
+    ]
+    results.mkdir(parents=True, exist_ok=True)
+    text = "\n\n".join(["# The lab", *[part for part in parts if part]])
+    (results / "lab.md").write_text(text + "\n", encoding="utf-8")
+    lines = ",\n".join(json.dumps(without_curves(tree)) for tree in [*usual, *held_out, *rows])
+    (results / "lab.json").write_text(f'{{"worlds": [\n{lines}\n]}}\n', encoding="utf-8")
+
+
+def merged(runs: Path, found: Sequence[Job]) -> list[dict[str, Any]]:
+    """The worlds of those runs that are there, each once with all its methods."""
+    files = [file for job in found if (file := runs / f"{job.name}.json").is_file()]
+    try:
+        return read_worlds(files)
+    except TablesError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def section(title: str, trees: Sequence[dict[str, Any]], figure: str, methods: str | None = None) -> str:
+    """A table with its heading; nothing where no world has any of it."""
+    known = {label for tree in trees for label in tree["methods"]}
+    labels = None if methods is None else [label for label in methods.split(",") if label in known]
+    if not trees or labels == []:
+        return ""
+    table = overview(trees, figure=figure, labels=labels, intervals=True)
+    return "\n".join([f"## {title}", "", *markdown(table), "", f"{table.note} {settings_text(trees[0])}"])
+
+
+def without_curves(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A world as it is committed."""
+    methods = {
+        label: {name: value for name, value in method.items() if name not in ("curve", "summary")}
+        for label, method in tree["methods"].items()
+    }
+    return {**tree, "methods": methods}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
