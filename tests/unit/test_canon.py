@@ -279,6 +279,20 @@ def test_a_straddling_token_may_begin_longer_ones() -> None:
     assert sets_of(found.rows, 1, student) == approx({"a": 2 / 3, "c cd": 1 / 3})
 
 
+def test_where_the_student_may_not_be_a_row_says_proportions() -> None:
+    # Inside |ĠĠ| behind |Ġ| the student may be before a (|Ġ|Ġa|) and not before others (|ĠĠ|b|), and no row
+    # says what comes: .3 / .5 is doubtful beside b .6 (a would have been |Ġa|)
+    teacher = toy.bpe("t", "Ġ Ġ", letters="abĠ")
+    student = toy.bpe("s", "Ġ a", "Ġ Ġ", letters="abĠ")
+    rows = {"Ġ": 0.5, "ĠĠ": 0.3, "b": 0.2}, {"b": 0.6, "a": 0.4}
+    found = supervised(student, teacher, "Ġ b", "Ġ b", *rows)
+    assert sets_of(found.rows, 1, student) == approx({"b": 0.5, "rest": 0.5})
+    assert partial_of(found) == [False, True]
+    # a little of it is left over
+    found = supervised(student, teacher, "Ġ b", "Ġ b", {"Ġ": 0.797, "ĠĠ": 0.003, "b": 0.2}, rows[1])
+    assert partial_of(found) == [False, False]
+
+
 # --- inside a teacher token
 
 

@@ -17,7 +17,9 @@ so far. Three things tell a teacher token's mass from that of a student token, a
   student's last token is impossible, given that it did not; the row is divided by the mass of the others.
 
 Inside a teacher token (k bytes of it written) the teacher may also have ended there; what would follow is not
-in any row. Such a row is `partial`: the masses of the tokens that go on are right relative to each other.
+in any row. Such a row is `partial`: the masses of the tokens that go on are right relative to each other. So is
+one with more than `sets.DOUBT` of mass that the student's tokenizer may have joined with its last token or not,
+in view of what comes behind (white space).
 
 Not known: of a token that is not realised, what follows. So mass may be given to a token that the student's
 tokenizer would have joined with the one before as soon as it sees two teacher tokens, and the teacher's other
@@ -73,7 +75,7 @@ class Canonical:
             self._add(sets, row.mass, row.tail)
             return sets
         if written:
-            sets.ended += self._ended(response, place, written)
+            sets.doubtful += self._ended(response, place, written)
         else:
             mass = self._possible(response, index, row.mass)
             self._add(sets, mass, row.tail)
@@ -83,9 +85,9 @@ class Canonical:
         self._straddlers(response, index, sets)
         if not sets.single.any():
             return None
-        total = float(sets.single.sum()) + sets.lost + sets.ended
+        total = float(sets.single.sum()) + sets.lost + sets.doubtful
         sets.single /= total
-        sets.lost, sets.ended = sets.lost / total, sets.ended / total
+        sets.lost, sets.doubtful = sets.lost / total, sets.doubtful / total
         return sets
 
     def _add(self, sets: Sets, mass: Float64[np.ndarray, " Vt"], tail: float) -> None:
@@ -283,7 +285,7 @@ class Canonical:
                 continue
             placed += mass
             if target == NOWHERE:
-                sets.lost += mass
+                sets.doubtful += mass
                 continue
             sets.single[target] += mass
             rest = self._tables.teacher.token_bytes(w)[here - start :]

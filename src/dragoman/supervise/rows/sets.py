@@ -13,15 +13,18 @@ from dragoman.supervise.rows.assembly import Candidates, assemble, largest
 from dragoman.supervise.rows.common import Response
 from dragoman.types import Rows
 
+DOUBT = 0.01
+"""Doubtful mass from which on a row says proportions alone."""
+
 
 @dataclass(kw_only=True, eq=False)
 class Sets:
     """Masses of student tokens and which of them are told apart only together. `lost` is the mass of tokens
-    that are not known, `ended` that of which not even the place is."""
+    that are not known, `doubtful` that of which it is not known whether it is at this place at all."""
 
     single: Float64[np.ndarray, " Vs"]
     lost: float = 0.0
-    ended: float = 0.0
+    doubtful: float = 0.0
     _links: list[tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]] = field(default_factory=list)
 
     def join(self, ids: Sequence[int] | Int64[np.ndarray, " n"]) -> None:
@@ -91,15 +94,17 @@ class Sets:
 
 def rows_of_sets(response: Response, rule: Callable[[Response, int], Sets | None], topk: int | None) -> Rows:
     """The rows under a rule; of each the `topk` largest candidates, that of the sampled token among them. A
-    row inside a teacher token is `partial`."""
+    row is `partial` inside a teacher token, and where more than `DOUBT` is doubtful."""
+    partial = response.written > 0
 
     def row(response: Response, index: int) -> Candidates | None:
         sets = rule(response, index)
         found = None if sets is None else sets.candidates(topk, int(response.target[index]))
         if sets is None or found is None or not len(found.mass):
             return None
-        return found._replace(left=sets.lost + sets.ended + found.left)
+        partial[index] |= sets.doubtful > DOUBT
+        return found._replace(left=sets.lost + sets.doubtful + found.left)
 
     rows = assemble(response, row)
-    partial = (response.written > 0) & rows.has_row
+    partial &= rows.has_row
     return replace(rows, partial=partial if partial.any() else None)
