@@ -50,6 +50,13 @@ FIGURES = {
             digits=3,
             share="row_rate",
         ),
+        Figure(
+            name="common_total_variation",
+            title="Total variation of rows to q*, before training, where all methods have one",
+            note="In brackets: share of such places.",
+            digits=3,
+            share="common_rate",
+        ),
     )
 }
 
