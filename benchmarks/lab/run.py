@@ -114,7 +114,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.runs.mkdir(parents=True, exist_ok=True)
     chosen = [job for job in jobs() if args.only is None or args.only in job.name]
     failed = [] if args.no_runs else [job.name for job in chosen if not run(job, args.runs)]
-    write(args.runs, args.results)
+    missing = [job.name for job in jobs() if not (args.runs / f"{job.name}.json").is_file()]
+    if missing and args.results == HERE / "results":
+        print(f"not written, as {len(missing)} runs are missing: {', '.join(missing)}", file=sys.stderr)
+    else:
+        write(args.runs, args.results)
     if failed:
         print(f"failed: {', '.join(failed)}; see the .log files in {args.runs}", file=sys.stderr)
     return 1 if failed else 0
@@ -124,6 +128,7 @@ def run(job: Job, folder: Path) -> bool:
     """Make a run that is not there; whether it is there now."""
     file = folder / f"{job.name}.json"
     if file.is_file():
+        check(job, file)
         return True
     print(job.name, file=sys.stderr)
     began = time.monotonic()
@@ -133,6 +138,23 @@ def run(job: Job, folder: Path) -> bool:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
     print(f"    {time.monotonic() - began:.0f} s", file=sys.stderr)
     return done.returncode == 0
+
+
+def check(job: Job, file: Path) -> None:
+    """Stop where a file holds another run than the one wanted, as of an earlier list of methods."""
+    made = json.loads(file.read_text(encoding="utf-8"))
+    settings = {name: made["settings"][name] for name in ("updates", "seeds", "rates")}
+    wanted = {
+        "updates": job.updates,
+        "seeds": job.seeds,
+        "rates": sorted(float(rate) for rate in job.rates.split(",")),
+    }
+    methods = job.methods.split(",")
+    if settings != wanted or list(made["methods"]) != methods:
+        raise SystemExit(
+            f"error: {file} holds a run of {', '.join(made['methods'])} with {settings}, expected "
+            f"{', '.join(methods)} with {wanted}; remove it, or name another folder with --runs"
+        )
 
 
 def write(runs: Path, results: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,16 @@ def test_a_run_is_made_once_and_is_in_the_tables(tmp_path: Path, capsys: pytest.
     assert "## Text KL, credits" in text and "| markov 20/8 |" in text and "Total variation" not in text
     (world,) = json.loads((tmp_path / "results" / "lab.json").read_text(encoding="utf-8"))["worlds"]
     assert "by_seed" in world["methods"]["chunk"] and "curve" not in world["methods"]["chunk"]
+
+
+def test_a_run_of_other_methods_is_not_taken(tmp_path: Path) -> None:
+    job = lab_run.Job(
+        kind="markov", merges=(20, 8), seed=0, group="credits", methods="chunk", updates=1, seeds=1
+    )
+    assert lab_run.run(job, tmp_path)
+    for other in (replace(job, methods="chunk,span"), replace(job, updates=2)):
+        with pytest.raises(SystemExit, match="holds a run of chunk"):
+            lab_run.run(other, tmp_path)
 
 
 def test_a_run_that_fails_is_said(tmp_path: Path) -> None:

@@ -85,10 +85,9 @@ class Pipeline:
                         records.append(Record(rollout=rollout, supervision=refused(rollout), step=step))
                     else:
                         records.append(self._record(rollout, view, scores.popleft(), step))
-        with watch.stage("align"):
-            found = settle([r.supervision for r in records if r.supervision is not None], self.add)
-            settled = iter(found)
-            return [r if r.supervision is None else replace(r, supervision=next(settled)) for r in records]
+        # In no stage: the first to be done waits here for the slowest process.
+        settled = iter(settle([r.supervision for r in records if r.supervision is not None], self.add))
+        return [r if r.supervision is None else replace(r, supervision=next(settled)) for r in records]
 
     def _record(self, rollout: Rollout, view: TeacherView, scores: TeacherScores, step: int) -> Record:
         """A scored response with its supervision; the teacher's full rows end here."""

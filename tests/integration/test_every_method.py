@@ -90,6 +90,15 @@ def test_a_refused_response_alone_in_a_micro_batch(
 # --- models beside the two
 
 
+def test_an_evaluation_does_not_ask_the_reference(run: Run, family: Mapping[str, Path]) -> None:
+    spent = [
+        run(name, settings(name, family) | {"train.lr": 1e-30}).summary["flops"]
+        for name in ("chunk", "compass")
+    ]
+    assert spent[0]["eval"] == spent[1]["eval"] > 0
+    assert spent[0]["teacher"] < spent[1]["teacher"]
+
+
 def test_penalty_towards_the_student_before_training(
     run: Run, family: Mapping[str, Path], metrics: ReadMetrics
 ) -> None:

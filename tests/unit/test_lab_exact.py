@@ -169,3 +169,6 @@ def test_intervals_are_students_on_a_log_scale() -> None:
     _, spread = mean_interval([1e-4, 1e-4, 4e-3])
     assert spread is not None and 0 < spread[0] < 1.4e-3 < spread[1]
     assert mean_interval([0.0, 0.0]) == (0.0, (0.0, 0.0))
+    # a share is never above 1
+    _, of_share = mean_interval([0.0, 0.0, 0.3], most=1.0)
+    assert of_share is not None and of_share[1] == 1.0

@@ -238,6 +238,11 @@ def test_methods_by_name_with_settings() -> None:
         ("chunk]", UsageError),
         ("chunky", ConfigError),
         ("chunk[guards=off]", ConfigError),
+        # what a world has no part for would stand in the table as if it mattered
+        ("chunk[train.lr=0.5]", UsageError),
+        ("chunk[name=dpca]", UsageError),
+        ("chunk[normalise=sequence]", UsageError),
+        ("chunk[teacher.topk=16]", ConfigError),
         ("chunk[tau=3]", ConfigError),
     ):
         with pytest.raises(error):

@@ -13,10 +13,9 @@ from dragoman.config import load_config
 from dragoman.methods import method_defaults, methods
 from dragoman.text import Tokenization
 from dragoman.text.pair import PairTables
-from dragoman.types import TeacherCaps, TeacherLevel
+from dragoman.types import TeacherLevel
 
 # An audit asks for likely tokens, whatever the run does.
-CAPS = TeacherCaps(level=TeacherLevel.TOPK, generates=True)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def rows(tables: PairTables, *overrides: str) -> dict[str, MethodRow]:
         "train": {"steps": 1},
     }
     config = load_config(tree, overrides, method_defaults)
-    return {row.name: row for row in method_rows(config, CAPS, [], tables)}
+    return {row.name: row for row in method_rows(config, [], tables)}
 
 
 def test_every_method_has_a_row(tables: PairTables) -> None:

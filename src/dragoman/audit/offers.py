@@ -12,26 +12,24 @@ from dragoman.errors import CapabilityError
 from dragoman.methods import Method, Writer, methods, remedy
 from dragoman.observe import Record
 from dragoman.pipeline import supervisor
+from dragoman.teach import in_process_caps
+from dragoman.text import Tokenization
 from dragoman.text.pair import PairTables
 from dragoman.types import TeacherCaps, TeacherLevel
 
 SECTION = "method."
 
 
-def method_rows(
-    config: Config, caps: TeacherCaps, records: Sequence[Record], tables: PairTables
-) -> tuple[MethodRow, ...]:
-    """One row a method. `caps` are those of a teacher in this process, of which a run with that method may
-    ask for more or less than the audit did (`teacher.topk`)."""
-    return tuple(_row(config, method, caps, records, tables) for method in methods().values())
+def method_rows(config: Config, records: Sequence[Record], tables: PairTables) -> tuple[MethodRow, ...]:
+    """One row a method, for a teacher in this process: of that, a run with the method may ask for more or
+    less than the audit did (`teacher.topk`)."""
+    return tuple(_row(config, method, records, tables) for method in methods().values())
 
 
-def _row(
-    config: Config, method: Method, caps: TeacherCaps, records: Sequence[Record], tables: PairTables
-) -> MethodRow:
+def _row(config: Config, method: Method, records: Sequence[Record], tables: PairTables) -> MethodRow:
     offered, change = True, ""
     try:
-        method.check(_caps_in_a_run(config, method, caps), config.teacher.model)
+        method.check(_caps_in_a_run(config, method, tables.teacher), config.teacher.model)
         method.check_tokenizers(tables.student, tables.teacher)
     except CapabilityError:
         offered = False
@@ -49,13 +47,12 @@ def _row(
     )
 
 
-def _caps_in_a_run(config: Config, method: Method, caps: TeacherCaps) -> TeacherCaps:
+def _caps_in_a_run(config: Config, method: Method, teacher: Tokenization) -> TeacherCaps:
     """What the teacher offers under the configuration, which the method's defaults complete."""
     asked = config.teacher.topk
     if method.name != config.method.name:
         asked = method.defaults.get("teacher.topk", asked)
-    level = TeacherLevel.LOGITS if asked == "all" else TeacherLevel.TOPK if asked else TeacherLevel.REALISED
-    return replace(caps, level=level, has_reference=config.teacher.reference is not None)
+    return in_process_caps(config.teacher.model_copy(update={"topk": asked}), teacher)
 
 
 def _supervised(

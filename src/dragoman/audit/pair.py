@@ -86,7 +86,7 @@ def audit_pair(
         sampled=sampled,
         student_mass=side_mass(shared.student, [(update.topk_ids, update.topk_logp)]),
         teacher_mass=side_mass(shared.teacher, _likely(records)),
-        methods=method_rows(config, in_process.caps, records, tables),
+        methods=method_rows(config, records, tables),
         self_test=tuple(
             SelfTestRow(name=one.name, passed=one.passed, detail=one.detail, worst=one.worst)
             for one in tested.checks

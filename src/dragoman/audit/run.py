@@ -36,9 +36,12 @@ def run_audit(
 
     Where a side refuses prompts, nothing can be sampled and the full half is left out too. Refused prompts
     stop a run of any method; the rest of the mapping and the coverage of the samples speak only against
-    methods that depend on them.
+    methods that depend on them. Raises ConfigError, as a run does, for settings that the method would ignore.
     """
     start = time.perf_counter()
+    method = get_method(config.method.name)
+    method.check_settings(config.method)
+    method.check_teacher(config.teacher)
     progress("reading the tokenizers")
     student = Renderer.from_config(config.student)
     teacher = Renderer.from_config(config.teacher)
@@ -51,7 +54,7 @@ def run_audit(
         student_limit=context_limit(config.student),
         teacher_limit=context_limit(config.teacher),
     )
-    gated = is_gated(get_method(config.method.name))
+    gated = is_gated(method)
     least = (config.train.min_coverage or MIN_COVERAGE) if gated else 0.0
     problems = list(mapping_problems(mapping, least) if gated else refusal_problems(mapping))
     pair: PairAudit | None = None

@@ -115,7 +115,7 @@ def _tables() -> Console:
 
 
 def _page_of(as_json: str | None, page: Path | None) -> Path | None:
-    """Where the page goes: beside the JSON file unless it is said. Checks that files can be written there."""
+    """Where the page goes: beside the JSON file unless it is said. Makes their folders."""
     from dragoman.errors import UsageError
 
     data = None if as_json in (None, "-") else Path(str(as_json))

@@ -20,7 +20,6 @@ from dragoman.lab.sampled import PathCredits
 from dragoman.lab.scores import ScoreBook
 from dragoman.lab.signals import Counts, Push, Student
 from dragoman.methods import Method, Sorts
-from dragoman.methods.method import load_named
 from dragoman.models import Candidates, TokenScores
 from dragoman.models.scoring import candidate_logits
 from dragoman.objective import Objective, modified
@@ -46,7 +45,7 @@ class ObjectiveSignal:
         self._scores = scores
         self._credits = credits
         self._supervise = method.build(bench.tables, config)
-        self._objective: Objective = modified(load_named(method.objective, method.name))
+        self._objective: Objective = modified(method.load_objective())
         sorts = self._supervise.sorted_ids if isinstance(self._supervise, Sorts) else None
         self._sorted_ids = None if sorts is None else np.isin(np.arange(bench.world.student.num_ids), sorts)
         self._columns = _column_table(bench)

@@ -12,8 +12,10 @@ LEEWAY = 1e-9
 """How far below 0 rounding may bring a value that cannot be negative."""
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
-    """Mean of values that cannot be negative, and its 95 % interval; None for that of a single value.
+def mean_interval(
+    values: Sequence[float], most: float = math.inf
+) -> tuple[float, tuple[float, float] | None]:
+    """Mean of values between 0 and `most`, and its 95 % interval; None for that of a single value.
 
     The interval is that of Student's t for the log of the mean, whose standard error by the delta method is
     the mean's own, `se`, divided by the mean: `mean * exp(-+ t * se / mean)`, so it is above 0 wherever the
@@ -31,4 +33,4 @@ def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] |
     quantile = float(student_t.ppf((1 + LEVEL) / 2, len(values) - 1))
     error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
     factor = math.exp(quantile * error / mean)
-    return mean, (mean / factor, mean * factor)
+    return mean, (mean / factor, min(mean * factor, most))

@@ -21,6 +21,8 @@ from dragoman.methods.sampled import POLICY_GRADIENT
 from dragoman.supervise import CREDITS
 from dragoman.types import TeacherLevel
 
+_UNREAD = ("method.name", "method.normalise", "method.normalised")
+"""Keys of `method` that change nothing in a world: its loss is divided by tokens, its bytes are all kept."""
 _SPEC = re.compile(r"(?P<name>[^\[\]]+)(\[(?P<settings>[^\[\]]*)\])?")
 
 
@@ -66,6 +68,12 @@ def parse_method(spec: str) -> LabMethod:
 def _configured(label: str, method: Method, settings: Sequence[str] = ()) -> LabMethod:
     """A method with some `key=value`. Raises UsageError for one that the lab cannot run."""
     overrides = [part if "." in part.partition("=")[0] else f"method.{part}" for part in settings]
+    for key in (override.partition("=")[0].strip() for override in overrides):
+        if key in _UNREAD or not (key.startswith("method.") or key == "teacher.topk"):
+            raise UsageError(
+                f"got {key!r} for method {method.name!r}, which the lab would ignore; expected a key of "
+                "`method` that says how it learns, or teacher.topk"
+            )
     plain = {
         "method": {"name": method.name},
         "data": {"train": "lab"},
@@ -75,6 +83,7 @@ def _configured(label: str, method: Method, settings: Sequence[str] = ()) -> Lab
     }
     config = load_config(plain, overrides, lambda name: method.defaults)
     method.check_settings(config.method)
+    method.check_teacher(config.teacher)
     if method.level is TeacherLevel.REFERENCE:
         raise UsageError(
             f"method {method.name!r} compares with a reference model of the teacher's family, which worlds "

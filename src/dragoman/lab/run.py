@@ -146,7 +146,7 @@ def _point(courses: Sequence[Course], update: int) -> Point:
     """Means over runs at one time."""
     standings = [one.after(update) for one in courses]
     text_kl, text_kl_ci = mean_interval([one.text_kl for one in standings])
-    noncanonical, noncanonical_ci = mean_interval([one.noncanonical for one in standings])
+    noncanonical, noncanonical_ci = mean_interval([one.noncanonical for one in standings], most=1.0)
     return Point(
         update=update,
         text_kl=text_kl,

@@ -14,7 +14,8 @@ from dragoman.config import MethodConfig
 from dragoman.lab.bench import Bench, ragged
 from dragoman.lab.scores import ScoreBook
 from dragoman.supervise import CREDITS, Boundaries, Chunks, Guard, Marginals
-from dragoman.supervise.credit.span import accounts, coupling
+from dragoman.supervise.credit import BOUNDED, STEPPED, OpenAccounts
+from dragoman.supervise.credit.span import coupling
 from dragoman.supervise.guard import Guarded, guarded, spread
 from dragoman.types import DropReason
 
@@ -31,9 +32,10 @@ class PathCredits:
         reason = self._reasons()
         segments: Int64[np.ndarray, " C"] | None = None
         odd = chunks.is_odd
-        boundaries = Boundaries.of_pair(bench.tables) if rule in ("segment", "span") else None
+        is_open = isinstance(self.rule, OpenAccounts)
+        boundaries = Boundaries.of_pair(bench.tables) if rule in BOUNDED else None
         path_of_chunk = np.repeat(np.arange(len(bench.paths.text_of)), np.diff(chunks.path_bounds))
-        if boundaries is not None and rule == "span":
+        if boundaries is not None and is_open:
             # Numbers jump from path to path, as the spans of two paths do not touch.
             found = boundaries.span_of(chunks.text, chunks.alignment, reason == DropReason.NONE)
             segments = found + 2 * path_of_chunk
@@ -43,9 +45,8 @@ class PathCredits:
             found = boundaries.segment_of(chunks.text, chunks.alignment, self.verdict.counts)
             segments = found + 2 * path_of_chunk
         self._segments = segments
-        self._is_settled = rule == "span"
         self._steps: _Steps | None = None
-        if rule in ("marginal", "marginal_rtg"):
+        if rule in STEPPED:
             self._steps = _Steps(bench, scores, self.verdict.counts)
 
     def credit(
@@ -91,9 +92,9 @@ class PathCredits:
 
     def _rule_credit(self, chunks: Chunks, drawn: Float64[np.ndarray, " C"]) -> Float64[np.ndarray, " N"]:
         """What the rule gives; `drawn` is how often each chunk was."""
-        if not self._is_settled:
+        if not isinstance(self.rule, OpenAccounts):
             return self.rule(chunks)
-        found = accounts(chunks)
+        found = self.rule.accounts(chunks)
         share = coupling(found.pairs, drawn[found.first_of_pair])
         credit: Float64[np.ndarray, " N"] = (found.own + share * found.neighbours)[chunks.chunk_of]
         return credit
@@ -106,7 +107,7 @@ class PathCredits:
     ) -> float:
         """What a penalty is below (`supervise.settle`): the mean credit, at most 0; 0 if it is absolute."""
         weight = np.where(kept, drawn, 0.0)
-        if not self._is_settled or not weight.any():
+        if not isinstance(self.rule, OpenAccounts) or not weight.any():
             return 0.0
         return min(float(np.average(credit, weights=weight)), 0.0)
 

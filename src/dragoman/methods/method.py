@@ -104,7 +104,8 @@ class Method:
     supervise: str | None
     objective: str
     credit: str | None = None
-    """The rule in `supervise.CREDITS` that its credits are made by; None for methods without credit."""
+    """The rule in `supervise.CREDITS` that its credits are made by; None for methods without credit, or with
+    a rule of their own."""
     caveat: str = ""
     """What to know before choosing it, in a line."""
     equal_tokenizers: bool = False

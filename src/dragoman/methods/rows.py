@@ -78,7 +78,7 @@ ROWS: tuple[Method, ...] = (
         credit="span",
         objective="dragoman.objective.rows:mixed",
         caveat="two objectives, weighed by credit_coef and row_coef",
-        settings=ROW_SETTINGS | {"negative", "credit_coef"},
+        settings=ROW_SETTINGS | {"credit_coef"},
         defaults={**GUARDED, "method.guard_penalty": 1.0, "method.row_coef": 0.3, "teacher.topk": TOPK},
     ),
     _rows(

@@ -10,10 +10,12 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, in which dropout has no part in log-probs; behind the block all is as it was."""
-    was_training = model.training
+    """Evaluation mode, in which dropout has no part in log-probs; behind the block each part of the model is
+    in the mode it was in."""
+    before = [(part, part.training) for part in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for part, was_training in before:
+            part.training = was_training

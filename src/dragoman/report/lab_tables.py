@@ -31,7 +31,7 @@ def headline_table(result: WorldResult) -> Table:
             "method",
             "level",
             "nats a text",
-            "± (95 %)",
+            "95 % interval",
             f"after {early}",
             "non-canonical",
             "rate",
@@ -177,12 +177,12 @@ def method_anchor(label: str) -> str:
 
 def _headline(method: MethodResult, *, best: bool) -> tuple[Cell, ...]:
     last = method.curve[-1]
-    half = None if last.text_kl_ci is None else last.text_kl_ci[1] - last.text_kl
+    interval = NOT_RECORDED if last.text_kl_ci is None else " to ".join(map(measured, last.text_kl_ci))
     return (
         Cell(text=method.label, href=f"#{method_anchor(method.label)}"),
         Cell(text=_level(method), is_number=True),
         Cell(text=measured(last.text_kl), is_number=True, tone=GOOD if best else PLAIN),
-        Cell(text=measured(half), is_number=True),
+        Cell(text=interval, is_number=True),
         Cell(text=measured(method.early.text_kl), is_number=True),
         Cell(
             text=percent(last.noncanonical), is_number=True, tone=BAD if last.noncanonical >= ODD else PLAIN

@@ -15,7 +15,8 @@ def both(credits: Build, rows: Build) -> Build:
     """A supervision that joins that of a credit rule and that of rows.
 
     A token is trained on if either does. Where only the rows do, its credit is 0. Under `guard: penalty`
-    odd segmentations have the penalty as their credit and no row.
+    odd chunks have the penalty as their credit and no row; under `span` the other chunks of an odd span have
+    the penalty and their row.
     """
 
     def build(tables: PairTables, config: MethodConfig) -> Supervise:

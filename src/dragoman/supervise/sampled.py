@@ -14,7 +14,7 @@ from jaxtyping import Float64, Int64
 
 from dragoman.config import MethodConfig
 from dragoman.supervise.boundaries import Boundaries
-from dragoman.supervise.credit import CREDITS, Chunks, OpenAccounts, Rule
+from dragoman.supervise.credit import BOUNDED, CREDITS, STEPPED, Chunks, OpenAccounts, Rule
 from dragoman.supervise.credit.chunks import chunk_sums
 from dragoman.supervise.credit.span import Accounts
 from dragoman.supervise.guard import Guarded
@@ -73,8 +73,8 @@ def builder(rule: str) -> Build:
         settings = settings_of(
             config,
             CREDITS[rule],
-            boundaries=Boundaries.of_pair(tables) if rule in ("segment", "span") else None,
-            marginals=Marginals(tables) if rule in ("marginal", "marginal_rtg") else None,
+            boundaries=Boundaries.of_pair(tables) if rule in BOUNDED else None,
+            marginals=Marginals(tables) if rule in STEPPED else None,
         )
         return lambda rollout, scores, alignment: supervise_sampled(rollout, scores, alignment, settings)
 

@@ -135,7 +135,8 @@ class Account:
         """Add the sampling and scoring of an evaluation. `wrote`: the teacher's texts, if any, count too; a
         resumed run writes the same texts again, which it would not have done uninterrupted."""
         records = found.records
-        self.flops += Flops(eval=pass_flops(self.student, student_lengths(records)) + self._scoring(records))
+        self.flops += Flops(eval=pass_flops(self.student, student_lengths(records)))
+        self.flops += Flops(eval=pass_flops(self.teacher, teacher_lengths(records)))  # no reference here
         texts = found.texts or ()
         read = [len(text.reading.ids) for text in texts if text.reading is not None]
         self.flops += Flops(eval=pass_flops(self.student, np.array(read, np.int64)))

@@ -94,10 +94,9 @@ def build_session(
     scorer = _scorer(config, model, student, supervise)
     wrapped, optimizer = accelerator.prepare(scorer, make_optimizer(scorer, config.train))
     sampler = Sampler(model, student, Sampling.from_config(config.rollout))
-    pipeline = replace(
-        _training_pipeline(config, method, supervise, sampler, teacher, scorer),
-        add=partial(sum_over_processes, accelerator),
-    )
+    pipeline = _training_pipeline(config, method, supervise, sampler, teacher, scorer)
+    if method.signal in (Signal.CREDIT, Signal.MIXED):
+        pipeline = replace(pipeline, add=partial(sum_over_processes, accelerator))
     heldout_pipeline = _heldout_pipeline(config, method, tables, sampler, teacher)
     _check_room(pipeline.engine, prompts)
     _check_room(heldout_pipeline.engine, heldout or ())

@@ -24,4 +24,18 @@ CREDITS: dict[str, Rule] = {
     "marginal_rtg": marginal_rtg.credit,
 }
 
-__all__ = ["CREDITS", "NEAR_CERTAIN", "Chunks", "CreditRule", "OpenAccounts", "Rule"]
+BOUNDED = ("segment", "span")
+"""Rules that look beyond the chunk, and need the pair's boundaries."""
+STEPPED = ("marginal", "marginal_rtg")
+"""Rules that need the teacher's log-prob of every student token."""
+
+__all__ = [
+    "BOUNDED",
+    "CREDITS",
+    "NEAR_CERTAIN",
+    "STEPPED",
+    "Chunks",
+    "CreditRule",
+    "OpenAccounts",
+    "Rule",
+]

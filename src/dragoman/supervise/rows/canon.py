@@ -18,8 +18,8 @@ so far. Three things tell a teacher token's mass from that of a student token, a
 
 Inside a teacher token (k bytes of it written) the teacher may also have ended there; what would follow is not
 in any row. Such a row is `partial`: masses of the tokens that go on are right relative to each other. So is a
-row with more than `sets.DOUBT` of mass that the student's tokenizer may have joined with its last token or
-not, in view of what comes behind (white space).
+row with more than `sets.DOUBT` of straddling mass whose next student token hangs on what comes behind (white
+space): one that differs before one letter may be joined with the last token before another.
 
 Not known: of a token that is not realised, what follows. So mass may be given to a token that the student's
 tokenizer would have joined with the one before as soon as it sees two teacher tokens, and the teacher's other

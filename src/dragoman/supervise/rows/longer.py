@@ -109,7 +109,7 @@ class Continued:
         """Of each teacher token w in `following` the student token behind `written` in the student's own
         tokenisation of `data` and w.
 
-        `JOINED` where that does not start with `written`; `NOWHERE` where it does, but the next token is not
+        `JOINED` where that does not start with `written`; `NOWHERE` where that, or the next token, is not
         known: white space is divided in view of what comes behind it, so it is tried before a letter too.
         """
         unknown = [w for w in following if (written, data, w) not in self._known]

@@ -20,7 +20,7 @@ DOUBT = 0.01
 @dataclass(kw_only=True, eq=False)
 class Sets:
     """Masses of student tokens and which of them are told apart only together. `lost` is the mass of tokens
-    that are not known, `doubtful` that of which it is not known whether it is at this place at all."""
+    that are not known, `doubtful` that of which it is not even known whether it is at this place."""
 
     single: Float64[np.ndarray, " Vs"]
     lost: float = 0.0
