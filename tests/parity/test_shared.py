@@ -67,11 +67,6 @@ def test_mass_outside_the_candidates_is_not_seen() -> None:
     assert row_divergence(case, REVERSE).total.item() > 0.1
 
 
-def test_nothing_to_score() -> None:
-    empty = Scored(logp=torch.zeros(0), entropy=torch.zeros(0), weight=torch.zeros(0))
-    assert shared(empty, REVERSE).total.item() == 0.0
-
-
 masses = st.lists(st.tuples(*[st.floats(0.01, 1.0)] * 2), min_size=1, max_size=5, unique_by=lambda m: m[1])
 rows = masses.map(lambda row: [(t / (len(row) + 1), s / (len(row) + 1)) for t, s in row])
 configs = st.builds(
