@@ -25,7 +25,7 @@ def test_every_method_runs_in_every_world_once() -> None:
     assert len({job.name for job in found}) == len(found)
     asked: dict[tuple[str, tuple[int, int]], list[str]] = {}
     for job in found:
-        if job.group in ("credits", "dense"):
+        if job.group in ("credits", "dense", "both"):
             asked.setdefault((job.kind, job.merges), []).extend(job.methods.split(","))
     every = {method.name for method in BUILT_IN} - {"compass"}
     for (kind, _), names in asked.items():

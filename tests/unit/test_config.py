@@ -373,3 +373,25 @@ def test_import_is_light_and_fast() -> None:
     seconds, heavy = zip(*(run.stdout.split(maxsplit=1) for run in runs), strict=True)
     assert set(heavy) == {"[]\n"}
     assert min(map(float, seconds)) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("overrides", "method"),
+    [
+        ([], "span"),
+        (["teacher.topk=0"], "span"),
+        (["teacher.topk=64"], "canon_span"),
+        (["teacher.topk=all"], "canon_span"),
+        (["teacher.topk=64", "method.name=bpm"], "bpm"),
+    ],
+)
+def test_the_default_method_is_by_what_the_teacher_tells(overrides: list[str], method: str) -> None:
+    tree = {
+        "student": {"model": "s"},
+        "teacher": {"model": "t"},
+        "data": {"train": "p.jsonl"},
+        "train": {"steps": 1},
+    }
+    seen: list[str] = []
+    config = load_config(tree, overrides, lambda name: seen.append(name) or {"method.clamp": 7.0})  # type: ignore[func-returns-value]
+    assert config.method.name == method and seen == [method] and config.method.clamp == 7.0

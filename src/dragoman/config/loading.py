@@ -21,7 +21,9 @@ from dragoman.config.yaml12 import parse_yaml
 from dragoman.errors import ConfigError
 
 Tree = dict[str, Any]
-_DEFAULT_METHOD = MethodConfig.model_fields["name"].get_default()
+DEFAULT_METHOD = MethodConfig.model_fields["name"].get_default()
+DEFAULT_WITH_LIKELY_TOKENS = "canon_span"
+"""The method, if none is named, where the teacher is asked for likely tokens (`teacher.topk`)."""
 _DATA_PATHS = (("data", "train"), ("data", "heldout"), ("rollout", "replay"))
 
 
@@ -33,7 +35,8 @@ def load_config(
     """The resolved configuration of a YAML (or JSON) file or of a mapping of the same shape.
 
     An override is `section.key=value` with the value in YAML. `defaults(method)` gives dotted keys and
-    values that stand in for the schema's own; it raises ConfigError for a method it does not know.
+    values that stand in for the schema's own; it raises ConfigError for a method it does not know. Where no
+    method is named it is `span`, or `canon_span` if `teacher.topk` asks for likely tokens.
 
     Relative paths in `data.train`, `data.heldout` and `rollout.replay` are looked up from the working
     directory, then from the folder of the file. `run.dir`, if not given, is `runs/<file stem>`, or
@@ -49,8 +52,11 @@ def load_config(
     for section in Config.model_fields:
         if user.get(section) is None:
             user[section] = {}
-    method = user["method"].get("name", _DEFAULT_METHOD) if isinstance(user["method"], dict) else None
     brought: Tree = {}
+    method: Any = None
+    if isinstance(user["method"], dict):
+        method = user["method"].get("name", _default_method(user))
+        _put(brought, "method.name", method, "the default method")
     keys_brought: Mapping[str, Any] = {}
     if defaults is not None and isinstance(method, str):
         keys_brought = defaults(method)
@@ -63,6 +69,14 @@ def load_config(
         return Config.model_validate(tree)
     except ValidationError as error:
         raise config_error(error, Config, tree, origins.source_of) from None
+
+
+def _default_method(user: Tree) -> str:
+    """The method of a configuration that names none: the one measured best for what the teacher tells
+    (docs/decisions/0012-default-by-level.md)."""
+    teacher = user["teacher"]
+    asks = isinstance(teacher, dict) and teacher.get("topk") not in (None, 0)
+    return DEFAULT_WITH_LIKELY_TOKENS if asks else str(DEFAULT_METHOD)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,12 @@ from dragoman.config.section import Section
 class MethodConfig(Section):
     """From teacher scores to a loss. Methods bring their own defaults for these keys."""
 
-    name: str = Field(default="span", min_length=1, description="Method, by its name in the list of methods.")
+    name: str = Field(
+        default="span",
+        min_length=1,
+        description="Method, by its name in the list of methods. If none is named: `canon_span` where "
+        "`teacher.topk` asks for likely tokens, else `span`.",
+    )
     guard: Literal["off", "mask", "penalty"] = Field(
         default="off",
         description="Treatment of tokens that the student's tokenizer would not have produced for the text: "

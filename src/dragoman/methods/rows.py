@@ -79,7 +79,7 @@ ROWS: tuple[Method, ...] = (
         objective="dragoman.objective.rows:mixed",
         caveat="two objectives, weighed by credit_coef and row_coef",
         settings=ROW_SETTINGS | {"credit_coef"},
-        defaults={**GUARDED, "method.guard_penalty": 1.0, "method.row_coef": 0.3, "teacher.topk": TOPK},
+        defaults={**GUARDED, "method.guard_penalty": 1.0, "method.row_coef": 0.1, "teacher.topk": TOPK},
     ),
     _rows(
         name="mixed",
