@@ -4,8 +4,8 @@
     python benchmarks/lab/run.py --runs runs/lab --results runs/lab --only markov-8-20
 
 One run of `dragoman lab` for each world and group of methods; what is there is not run again, so that an
-interrupted benchmark goes on where it was. Writes `results/lab.json` (all figures but learning curves) and
-`results/lab.md` (the tables).
+interrupted benchmark goes on where it was. Writes `results/lab.md` (the tables) and `results/lab.json` (all
+figures but curves and single seeds).
 """
 
 from __future__ import annotations
@@ -184,7 +184,8 @@ def write(runs: Path, results: Path) -> None:
     results.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(["# The lab", *[part for part in parts if part]])
     (results / "lab.md").write_text(text + "\n", encoding="utf-8")
-    lines = ",\n".join(json.dumps(without_curves(tree)) for tree in [*usual, *drift, *held_out, *rows])
+    trees = [*usual, *drift, *held_out, *rows]
+    lines = ",\n".join(json.dumps(rounded(without_curves(tree))) for tree in trees)
     (results / "lab.json").write_text(f'{{"worlds": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
@@ -207,10 +208,20 @@ def section(title: str, trees: Sequence[dict[str, Any]], figure: str, methods: s
     return "\n".join([f"## {title}", "", *markdown(table), "", f"{table.note} {settings_text(trees[0])}"])
 
 
+def rounded(value: Any) -> Any:
+    """A tree with its numbers to six digits, far below what seeds leave open."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {name: rounded(part) for name, part in value.items()}
+    return [rounded(part) for part in value] if isinstance(value, list) else value
+
+
 def without_curves(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A world as it is committed."""
+    """A world as it is committed: without what the runs' own files have of curves, single seeds and time."""
+    left_out = {"curve", "summary", "by_seed", "noncanonical_by_seed", "seconds", "seconds_a_run"}
     methods = {
-        label: {name: value for name, value in method.items() if name not in ("curve", "summary")}
+        label: {name: value for name, value in method.items() if name not in left_out}
         for label, method in tree["methods"].items()
     }
     return {**tree, "methods": methods}

@@ -50,7 +50,10 @@ def test_a_run_is_made_once_and_is_in_the_tables(tmp_path: Path, capsys: pytest.
     text = (tmp_path / "results" / "lab.md").read_text(encoding="utf-8")
     assert "## Text KL, credits" in text and "| markov 20/8 |" in text and "Total variation" not in text
     (world,) = json.loads((tmp_path / "results" / "lab.json").read_text(encoding="utf-8"))["worlds"]
-    assert "by_seed" in world["methods"]["chunk"] and "curve" not in world["methods"]["chunk"]
+    assert "tuning" in world["methods"]["chunk"] and "curve" not in world["methods"]["chunk"]
+    assert world["methods"]["chunk"]["text_kl"] == pytest.approx(
+        json.loads(made)["methods"]["chunk"]["text_kl"]
+    )
 
 
 def test_a_run_of_other_methods_is_not_taken(tmp_path: Path) -> None:
