@@ -205,6 +205,16 @@ class Tab:
         """A picture of what is in the window."""
         path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot")["data"]))
 
+    def violations(self, axe: str) -> list[Any]:
+        """What the accessibility checker, whose source `axe` is, finds wrong with the page as it stands."""
+        self.evaluate(axe + "; null")
+        return list(
+            self.evaluate(
+                "axe.run(document, {resultTypes: ['violations']}).then((result) => result.violations.map("
+                "(v) => [v.id, v.help, v.nodes.slice(0, 3).map((n) => n.html + n.failureSummary)]))"
+            )
+        )
+
     @property
     def requests(self) -> list[str]:
         """Addresses asked for since the page was opened."""
