@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test check format fuzz bench-align bench-alignment bench-methods bench-lab clean
@@ -22,10 +23,10 @@ quickstart: $(STAMP) ## Fetch the embedded pair and train on it; prints the fold
 	[ $$number = 1 ] || echo "runs/quickstart exists and is kept; this run goes to $$run" >&2; \
 	$(BIN)/dragoman train recipes/quickstart.yaml run.dir=$$run
 
-test: $(STAMP) ## Run the tests; those of assets that cannot be had are skipped
+test: $(STAMP) ## Run the tests in two processes; those of assets that cannot be had are skipped
 	$(BIN)/dragoman assets get pair tokenizers || \
 		echo 'not all assets can be had: the tests that need them are skipped' >&2
-	OMP_NUM_THREADS=1 $(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
 
 check: $(STAMP) ## Format, lint, types, layers, spelling, sizes
 	$(BIN)/ruff format --check
