@@ -90,7 +90,9 @@ def rescored(model: PreTrainedModel, rollouts: list[Rollout]) -> TokenScores:
     is_stop = np.concatenate([r.completion.event == Event.STOP for r in rollouts])
     arrays = (ids, mask, row, place - 1, ids[row, place], is_stop)
     with torch.no_grad():
-        scores: TokenScores = TokenScorer(model, STOPS, logit_slice=16)(*map(torch.from_numpy, arrays))
+        scores: TokenScores = TokenScorer(model, STOPS, logit_slice=16, entropy=True)(
+            *map(torch.from_numpy, arrays)
+        )
     return scores
 
 
