@@ -196,6 +196,7 @@ def test_ids_are_those_the_clocks_chose(
 ) -> None:
     # What `generate` put out, beside what the rollouts hold
     put_out: list[torch.Tensor] = []
+    monkeypatch.setattr("dragoman.rollout.sampler.can_decode", lambda model: False)
     generate = model.generate
 
     def recording(**kwargs: object) -> torch.Tensor:
@@ -323,13 +324,15 @@ def test_training_mode_is_restored(model: PreTrainedModel, renderer: Renderer, t
     assert len(rollouts) == 2
 
 
+@pytest.mark.parametrize("decodes", [False, True])
 def test_all_is_restored_when_sampling_fails(
-    model: PreTrainedModel, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+    model: PreTrainedModel, renderer: Renderer, monkeypatch: pytest.MonkeyPatch, decodes: bool
 ) -> None:
     def failing(**kwargs: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(model, "generate", failing)
+    monkeypatch.setattr(model, "forward" if decodes else "generate", failing)
+    monkeypatch.setattr("dragoman.rollout.sampler.can_decode", lambda model: decodes)
     model.train()
     generation = model.generation_config
     with pytest.raises(RuntimeError, match="out of memory"):

@@ -127,9 +127,9 @@ class TokenScorer(nn.Module):
 
     def _score(self, head: nn.Module, inputs: Float[Tensor, "P D"], asked: Asked) -> TokenScores:
         if torch.is_grad_enabled():
-            found: TokenScores = checkpoint(_scores_of_slice, head, inputs, asked, use_reentrant=False)
+            found: TokenScores = checkpoint(scores_of_slice, head, inputs, asked, use_reentrant=False)
             return found
-        return _scores_of_slice(head, inputs, asked)
+        return scores_of_slice(head, inputs, asked)
 
 
 def is_fusible(head: nn.Module) -> bool:
@@ -145,7 +145,8 @@ def fitting_slice(model: PreTrainedModel) -> int:
     return max(16, values // len(weight))
 
 
-def _scores_of_slice(head: nn.Module, inputs: Float[Tensor, "P D"], asked: Asked) -> TokenScores:
+def scores_of_slice(head: nn.Module, inputs: Float[Tensor, "P D"], asked: Asked) -> TokenScores:
+    """The scores of one slice of positions, with gradients where they are on."""
     logits_PV = head(inputs)
     logits_PV = logits_PV if logits_PV.dtype == torch.float64 else logits_PV.float()
     logits_PV = centred(logits_PV)

@@ -24,8 +24,10 @@ def batch_loss(
     A batch without a token (each response refused, say) has the loss 0, but takes part in a reduction of
     gradients.
     """
-    loss = _BatchLoss(_OnDevice(batch, device), objective, settings)
-    return LossOutput(total=scorer(**loss.batch.asked, loss=loss), metrics=loss.metrics)
+    on_device = _OnDevice(batch, device)
+    loss = _BatchLoss(on_device, objective, settings)
+    total = scorer(**on_device.asked, loss=loss, unit_of=on_device.unit_of)
+    return LossOutput(total=total, metrics=loss.metrics)
 
 
 def score_batch(scorer: nn.Module, batch: TrainBatch, device: torch.device) -> Scored:
@@ -38,7 +40,7 @@ class _BatchLoss:
     """A `SliceLoss`: the objective on the tokens of a slice. Keeps the metrics."""
 
     def __init__(self, batch: _OnDevice, objective: Objective, settings: MethodConfig) -> None:
-        self.batch = batch
+        self._batch = batch
         self.metrics = Metrics()
         self._objective = objective
         self._settings = settings
@@ -46,7 +48,7 @@ class _BatchLoss:
     def __call__(self, scores: TokenScores, tokens: slice) -> Float[Tensor, ""]:
         if not len(scores.logp):
             return scores.logp.sum()
-        output = self._objective(self.batch.scored(scores, tokens), self._settings)
+        output = self._objective(self._batch.scored(scores, tokens), self._settings)
         self.metrics = self.metrics.merge(output.metrics)
         return output.total
 
@@ -81,8 +83,11 @@ class _OnDevice:
             "num_sorted": 0 if batch.sorted_logp is None else batch.sorted_logp.shape[1],
         }
         """What a `TokenScorer` is called with."""
-        if self._units is not None:
-            self.asked["unit_of"] = self._units.unit_of
+
+    @property
+    def unit_of(self) -> Tensor | None:
+        """The unit of each token."""
+        return None if self._units is None else self._units.unit_of
 
     def scored(self, scores: TokenScores, tokens: slice) -> Scored:
         """Some of the tokens, of which these are the scores."""
