@@ -37,6 +37,18 @@ def right_padded(
     return ids, mask
 
 
+def left_padded(
+    sequences: Sequence[Int64[np.ndarray, " _"]], pad_id: int
+) -> tuple[Int64[np.ndarray, "B L"], Int64[np.ndarray, "B L"]]:
+    """Ids padded with `pad_id` on the left, and the mask that is 1 on true tokens."""
+    ids = np.full((len(sequences), max(map(len, sequences))), pad_id, np.int64)
+    mask = np.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        ids[row, ids.shape[1] - len(sequence) :] = sequence
+        mask[row, ids.shape[1] - len(sequence) :] = 1
+    return ids, mask
+
+
 def stretches(first: Int64[np.ndarray, " N"], sizes: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " M"]:
     """`first[i], first[i] + 1, ...`, `sizes[i]` of them, for every i in turn.
 

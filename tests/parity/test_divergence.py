@@ -15,7 +15,7 @@ from torch import Tensor
 from dragoman.config import MethodConfig
 from dragoman.errors import TrainingError
 from dragoman.models import Candidates
-from dragoman.models.scoring import candidate_logits
+from dragoman.models.candidates import candidate_masses
 from dragoman.objective import Scored, ScoredRows, mixed, modified, policy_gradient, row_divergence
 from dragoman.objective.divergence import divergence, reverse_kl, row_bins, teacher_entropy
 from dragoman.objective.reference_rows import (
@@ -49,7 +49,7 @@ def scored_rows(rows: Sequence[Row | None], dtype: torch.dtype = torch.float64) 
 
 def scored(rows: ScoredRows | None, weight: Sequence[float], **more: Any) -> Scored:
     size = torch.tensor(weight, dtype=torch.float64)
-    return Scored(**{"logp": torch.zeros_like(size), "entropy": size, "weight": size, "rows": rows} | more)
+    return Scored(**{"logp": torch.zeros_like(size), "weight": size, "rows": rows} | more)
 
 
 @st.composite
@@ -176,15 +176,14 @@ def test_numerical_gradient(kind: str) -> None:
 def row_of_logits(logits: Tensor, ids: Sequence[int], teacher: Sequence[float]) -> ScoredRows:
     """One row of single tokens over a softmax student; the teacher's last mass is the residual."""
     own = Candidates(row=torch.zeros(len(ids), dtype=torch.long), ids=torch.tensor(ids))
-    inside, rest = candidate_logits(logits[None], own)
-    total = logits.logsumexp(-1)
+    inside, rest = candidate_masses(logits[None], own)
     law = torch.tensor(teacher, dtype=torch.float64).log()
     return ScoredRows(
         row_of=own.row,
         teacher_logp=law[:-1],
-        student_logp=inside - total,
+        student_logp=inside,
         teacher_rest=law[-1:],
-        student_rest=rest - total,
+        student_rest=rest,
         has_row=torch.tensor([True]),
     )
 

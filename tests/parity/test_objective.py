@@ -44,7 +44,6 @@ class Tokens(NamedTuple):
             behaviour_logp=self.behaviour,
             credit=self.credit,
             weight=self.weight,
-            entropy=torch.zeros_like(self.weight),
         )
 
 
@@ -244,7 +243,7 @@ def test_cross_entropy() -> None:
     # -(1 · -2 + 0.5 · -1 + 0 · -7) = 2.5, and its gradient is -weight
     logp = torch.tensor([-2.0, -1.0, -7.0], requires_grad=True)
     weight = torch.tensor([1.0, 0.5, 0.0])
-    output = cross_entropy(Scored(logp=logp, entropy=torch.zeros(len(logp)), weight=weight), MethodConfig())
+    output = cross_entropy(Scored(logp=logp, weight=weight), MethodConfig())
     torch.autograd.backward(output.total)
     assert output.total.item() == 2.5
     assert logp.grad is not None
@@ -261,7 +260,5 @@ def test_cross_entropy_is_torchs(case: Tokens) -> None:
     expected = torch.nn.functional.cross_entropy(
         logits, torch.zeros(len(logp), dtype=torch.long), reduction="none"
     )
-    total = cross_entropy(
-        Scored(logp=logp, entropy=torch.zeros(len(logp)), weight=weight), MethodConfig()
-    ).total
+    total = cross_entropy(Scored(logp=logp, weight=weight), MethodConfig()).total
     torch.testing.assert_close(total, (weight * expected).sum(), rtol=1e-10, atol=1e-12)

@@ -46,7 +46,7 @@ def scored(logits: Tensor, partial: list[bool] | None, teacher: tuple[float, ...
         partial=None if partial is None else torch.tensor(partial),
     )
     nothing = torch.zeros(3, dtype=logits.dtype)
-    return Scored(logp=nothing, entropy=nothing, weight=torch.tensor(WEIGHT, dtype=logits.dtype), rows=rows)
+    return Scored(logp=nothing, weight=torch.tensor(WEIGHT, dtype=logits.dtype), rows=rows)
 
 
 def random_logits(seed: int = 0) -> Tensor:

@@ -20,7 +20,7 @@ import tiny
 from dragoman import distill
 from dragoman.api import Distillation
 from dragoman.config import StudentConfig, TeacherConfig
-from dragoman.models import TokenScorer, load_model
+from dragoman.models import TokenScorer, TokenScores, load_model
 from dragoman.observe import read_records
 
 STEPS, LR = 2, 1e-3
@@ -120,10 +120,13 @@ def reference(student: Path, teacher: Path, run: Path) -> tuple[list[float], dic
         with torch.no_grad():
             wanted = expert(*batch.arguments()).logp
         advantage = (wanted.double() - old.double()).float()
-        loss = ppo(scorer(*batch.arguments()).logp, old, advantage)
-        total = loss.sum()
-        (total * (1.0 / len(loss))).backward()
-        losses.append(float(total.detach()) / len(loss))
+
+        def loss(scores: TokenScores, own: slice, old: Tensor = old, advantage: Tensor = advantage) -> Tensor:
+            return ppo(scores.logp, old[own], advantage[own]).sum()
+
+        total = scorer(*batch.arguments(), loss=loss)
+        (total * (1.0 / len(old))).backward()
+        losses.append(float(total.detach()) / len(old))
         optimizer.step()
         optimizer.zero_grad()
     return losses, {name: value.detach() for name, value in policy.named_parameters()}

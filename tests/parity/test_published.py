@@ -42,7 +42,6 @@ def tokens(logp: Tensor, weight: Sequence[float] | None = None) -> Scored:
     """Supervised tokens without anything to compare with."""
     return Scored(
         logp=logp,
-        entropy=torch.zeros_like(logp),
         weight=torch.ones_like(logp) if weight is None else torch.tensor(weight, dtype=logp.dtype),
     )
 

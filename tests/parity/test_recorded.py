@@ -52,7 +52,7 @@ def model(folder: Path) -> PreTrainedModel:
 
 
 def engine_of(model: PreTrainedModel, renderer: Renderer, batch_tokens: int = 300) -> RecordedEngine:
-    scorer = TokenScorer(model, renderer.tokenization.stop_ids, logit_slice=16)
+    scorer = TokenScorer(model, renderer.tokenization.stop_ids, logit_slice=16, entropy=True)
     return RecordedEngine(scorer, renderer, batch_tokens)
 
 

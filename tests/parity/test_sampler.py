@@ -90,7 +90,9 @@ def rescored(model: PreTrainedModel, rollouts: list[Rollout]) -> TokenScores:
     is_stop = np.concatenate([r.completion.event == Event.STOP for r in rollouts])
     arrays = (ids, mask, row, place - 1, ids[row, place], is_stop)
     with torch.no_grad():
-        scores: TokenScores = TokenScorer(model, STOPS, logit_slice=16)(*map(torch.from_numpy, arrays))
+        scores: TokenScores = TokenScorer(model, STOPS, logit_slice=16, entropy=True)(
+            *map(torch.from_numpy, arrays)
+        )
     return scores
 
 
@@ -194,6 +196,7 @@ def test_ids_are_those_the_clocks_chose(
 ) -> None:
     # What `generate` put out, beside what the rollouts hold
     put_out: list[torch.Tensor] = []
+    monkeypatch.setattr("dragoman.rollout.sampler.can_decode", lambda model: False)
     generate = model.generate
 
     def recording(**kwargs: object) -> torch.Tensor:
@@ -321,13 +324,15 @@ def test_training_mode_is_restored(model: PreTrainedModel, renderer: Renderer, t
     assert len(rollouts) == 2
 
 
+@pytest.mark.parametrize("decodes", [False, True])
 def test_all_is_restored_when_sampling_fails(
-    model: PreTrainedModel, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+    model: PreTrainedModel, renderer: Renderer, monkeypatch: pytest.MonkeyPatch, decodes: bool
 ) -> None:
     def failing(**kwargs: object) -> None:
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(model, "generate", failing)
+    monkeypatch.setattr(model, "forward" if decodes else "generate", failing)
+    monkeypatch.setattr("dragoman.rollout.sampler.can_decode", lambda model: decodes)
     model.train()
     generation = model.generation_config
     with pytest.raises(RuntimeError, match="out of memory"):

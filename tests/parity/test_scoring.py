@@ -138,7 +138,7 @@ def test_a_stop_that_is_no_stop_target_is_scored_alone(model: PreTrainedModel, b
 
 @pytest.mark.parametrize("size", SLICES)
 def test_topk_and_entropy(model: PreTrainedModel, batch: Batch, size: int) -> None:
-    scores: TokenScores = TokenScorer(model, STOPS, logit_slice=size, topk=5)(*batch)
+    scores: TokenScores = TokenScorer(model, STOPS, logit_slice=size, topk=5, entropy=True)(*batch)
     with torch.no_grad():
         _, table = expected_logp(model, batch)
     best = table.topk(5, dim=-1)
@@ -163,7 +163,7 @@ def test_entropy_where_a_token_is_impossible(model: PreTrainedModel, batch: Batc
         head.bias[10:14] = 0.0
     model.set_output_embeddings(head)
     with torch.no_grad():
-        entropy = TokenScorer(model, STOPS, logit_slice=4)(*batch).entropy
+        entropy = TokenScorer(model, STOPS, logit_slice=4, entropy=True)(*batch).entropy
     # Four equally likely tokens: log 4
     torch.testing.assert_close(entropy, torch.full_like(entropy, 4.0).log())
 
@@ -173,7 +173,7 @@ def test_nothing_to_score(model: PreTrainedModel, batch: Batch, grad: bool) -> N
     none = Batch(batch.input_ids, batch.attention_mask, *(values[:0] for values in batch[2:]))
     with torch.set_grad_enabled(grad):
         scores = TokenScorer(model, STOPS, logit_slice=4, topk=3)(*none)
-    assert [tuple(values.shape) for values in scores[:5]] == [(0,), (0,), (0, 3), (0, 3), (0,)]
+    assert [tuple(values.shape) for values in scores[:4]] == [(0,), (0, 3), (0, 3), (0,)]
     if grad:
         # Takes part in a backward pass all the same, as a replica without tokens must.
         torch.autograd.backward(scores.logp.sum())

@@ -28,7 +28,6 @@ def scored(rows: list[Row | None], weight: list[float], logp: torch.Tensor | Non
     own = torch.tensor([math.log(s) for _, s in flat], dtype=torch.float64) if logp is None else logp
     return Scored(
         logp=torch.zeros(len(rows), dtype=torch.float64),
-        entropy=torch.zeros(len(rows), dtype=torch.float64),
         weight=torch.tensor(weight, dtype=torch.float64),
         rows=ScoredRows(
             row_of=torch.tensor(row_of, dtype=torch.long),

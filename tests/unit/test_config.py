@@ -46,7 +46,7 @@ def test_plain_defaults() -> None:
     assert (config.method.name, config.method.guard, config.method.clamp) == ("span", "off", None)
     assert (config.method.clip_low, config.method.clip_high, config.method.dual_clip) == (0.2, 0.28, 10.0)
     assert (config.train.lr, config.train.betas, config.train.eps) == (1e-5, (0.9, 0.999), 1e-8)
-    assert (config.teacher.batch_tokens, config.teacher.logit_slice, config.eval.seed) == (16384, 512, 1234)
+    assert (config.teacher.batch_tokens, config.teacher.logit_slice, config.eval.seed) == (16384, None, 1234)
     assert config.student.lora is None
 
 

@@ -83,7 +83,6 @@ def test_the_loss_is_the_sum_of_both_terms() -> None:
     weight = torch.tensor([float(found.weight[1])], dtype=torch.float64)
     scored = Scored(
         logp=torch.zeros(1, dtype=torch.float64),
-        entropy=torch.zeros(1),
         weight=weight,
         rows=ScoredRows(
             row_of=torch.zeros(len(own), dtype=torch.long),

@@ -116,7 +116,7 @@ class Student(TokenScorer):
         self.was_training.append(self.model.training)
         value = torch.full((len(row),), self.logp)
         none = torch.zeros(len(row), 0)
-        return TokenScores(value, value, none.long(), none, value)
+        return TokenScores(value, none.long(), none, value)
 
 
 class Writer:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 import torch
+from torch import Tensor
 
 from dragoman.audit.mass import NUM_LIKELY
 from dragoman.audit.pair_facts import Cost
 from dragoman.config import Config
 from dragoman.methods import Writer, get_method
-from dragoman.models import TokenScorer, model_size
+from dragoman.models import TokenScorer, TokenScores, model_size
 from dragoman.models.flops import pass_flops, student_lengths, teacher_lengths
 from dragoman.models.loading import ModelSize, causal_lm
 from dragoman.observe import Record
@@ -51,7 +52,7 @@ class Update:
 
 
 def time_update(
-    model: PreTrainedModel, stop_ids: Sequence[int], records: Sequence[Record], slice_: int
+    model: PreTrainedModel, stop_ids: Sequence[int], records: Sequence[Record], slice_: int | None
 ) -> Update:
     """Time the pass that training makes, on a few of the sampled responses; gradients are thrown away."""
     few = [record.rollout for record in records[:NUM_UPDATED] if len(record.rollout.completion)]
@@ -65,17 +66,22 @@ def time_update(
     tensors = [torch.from_numpy(array).to(device) for array in arrays]
     scorer = TokenScorer(model, stop_ids, logit_slice=slice_, topk=NUM_LIKELY)
     scorer.train()
+    seen: list[TokenScores] = []
+
+    def loss(scores: TokenScores, tokens: slice) -> Tensor:
+        seen.append(scores)
+        return scores.logp.sum()
+
     start = seconds_when_done(device)
-    scores = scorer(*tensors)
-    scores.logp.mean().backward()
+    scorer(*tensors, loss=loss).backward()
     seconds = seconds_when_done(device) - start
     scorer.eval()
     model.zero_grad(set_to_none=True)
     return Update(
         seconds=seconds,
         lengths=mask.sum(axis=1),
-        topk_ids=scores.topk_ids.cpu().numpy(),
-        topk_logp=scores.topk_logp.float().cpu().numpy(),
+        topk_ids=torch.cat([one.topk_ids for one in seen]).cpu().numpy(),
+        topk_logp=torch.cat([one.topk_logp for one in seen]).float().cpu().numpy(),
     )
 
 
@@ -163,13 +169,14 @@ def _memory(
     }
 
 
-def _logits(model: PreTrainedModel, tokens: int, slice_: int, copies: int) -> int:
+def _logits(model: PreTrainedModel, tokens: int, slice_: int | None, copies: int) -> int:
     """Bytes of logits while a batch of so many tokens is scored, a slice of positions at a time; of the whole
     batch first where the model makes them all at once."""
     head = causal_lm(model).get_output_embeddings().weight
     num_ids, element = int(head.shape[0]), int(head.element_size())
-    parts = _SLICE_COPIES * 4 * slice_ * num_ids
-    if TokenScorer(model, (), logit_slice=slice_).has_plain_head:
+    scorer = TokenScorer(model, (), logit_slice=slice_)
+    parts = _SLICE_COPIES * 4 * scorer.logit_slice * num_ids
+    if scorer.has_plain_head:
         return parts
     return copies * element * tokens * num_ids + parts
 

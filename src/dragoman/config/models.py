@@ -96,10 +96,11 @@ class TeacherConfig(ModelConfig):
     batch_tokens: int = Field(
         default=16384, ge=1, description="Teacher tokens, padding included, that one scoring batch may hold."
     )
-    logit_slice: int = Field(
-        default=512,
+    logit_slice: int | None = Field(
+        default=None,
         ge=1,
-        description="Positions whose logits exist in memory at once; lower it to save memory.",
+        description="Positions whose logits exist in memory at once; null is as many as make 64 MB "
+        "on CPU, 512 MB elsewhere.",
     )
     thinking: Literal["auto", "keep", "drop", "teacher-format"] = Field(
         default="auto",

@@ -179,10 +179,11 @@ class TrainConfig(Section):
         le=1,
         description="Share of student tokens with a signal below which the run stops.",
     )
-    logit_slice: int = Field(
-        default=512,
+    logit_slice: int | None = Field(
+        default=None,
         ge=1,
-        description="Positions whose logits exist in memory at once; lower it to save memory.",
+        description="Positions whose logits exist in memory at once; null is as many as make 64 MB "
+        "on CPU, 512 MB elsewhere.",
     )
 
 

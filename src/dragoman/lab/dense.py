@@ -21,7 +21,7 @@ from dragoman.lab.scores import ScoreBook
 from dragoman.lab.signals import Counts, Push, Student
 from dragoman.methods import Method, Sorts
 from dragoman.models import Candidates, TokenScores
-from dragoman.models.scoring import candidate_logits
+from dragoman.models.candidates import candidate_masses
 from dragoman.objective import Objective, modified
 from dragoman.train.ragged import joined_rows, joined_sorted, joined_units
 from dragoman.train.scored import score_batch
@@ -227,15 +227,12 @@ class _TableScorer(torch.nn.Module):
         place = torch.from_numpy(self._columns[state, ids])
         logp = self.table.gather(-1, place[:, None]).squeeze(-1) - total_N
         nothing = torch.full_like(total_N.detach(), -torch.inf)
-        with torch.no_grad():
-            law = self.table - total_N[:, None]
-            entropy = -(law.exp() * law.clamp_min(torch.finfo(law.dtype).min)).sum(-1)
         empty = torch.zeros((len(ids), 0))
-        scores = TokenScores(logp, entropy, empty.long(), empty, nothing)
+        scores = TokenScores(logp, empty.long(), empty, nothing)
         if candidates is not None:
             own = self._places(state, candidates)
-            inside_C, rest_N = candidate_logits(self.table, own)
-            scores = scores._replace(candidate_logp=inside_C - total_N[own.row], rest_logp=rest_N - total_N)
+            inside_C, rest_N = candidate_masses(self.table, own)
+            scores = scores._replace(candidate_logp=inside_C, rest_logp=rest_N)
         if num_sorted:
             scores = scores._replace(sorted_logp=self._sorted(num_sorted) - total_N[:, None])
         return scores

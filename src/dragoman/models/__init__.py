@@ -1,12 +1,16 @@
 """Causal language models in this process: loading them, and the log-probs of given tokens."""
 
+from dragoman.models.candidates import Candidates
+from dragoman.models.fused import SliceLoss
 from dragoman.models.loading import context_length, load_model, model_size
 from dragoman.models.modes import evaluating
-from dragoman.models.scoring import Candidates, TokenScorer, TokenScores
+from dragoman.models.scoring import TokenScorer
+from dragoman.models.slices import TokenScores
 from dragoman.models.spans import Span, SpanScores, score_spans
 
 __all__ = [
     "Candidates",
+    "SliceLoss",
     "Span",
     "SpanScores",
     "TokenScorer",

@@ -28,10 +28,10 @@ class SpanScores:
     """`TokenScores` of one span, as arrays."""
 
     logp: Float32[np.ndarray, " N"]
-    entropy: Float32[np.ndarray, " N"]
     topk_ids: Int64[np.ndarray, "N K"]
     topk_logp: Float32[np.ndarray, "N K"]
     stop_logp: Float32[np.ndarray, " N"]
+    entropy: Float32[np.ndarray, " N"] | None = None
     full_logp: Float32[np.ndarray, "N V"] | None = None
 
 

@@ -52,7 +52,6 @@ class Scored:
     """
 
     logp: Float[Tensor, " N"]  # (grad)
-    entropy: Float[Tensor, " N"]
     weight: Float[Tensor, " N"]
     behaviour_logp: Float[Tensor, " N"] | None = None
     reference_logp: Float[Tensor, " N"] | None = None
@@ -64,7 +63,8 @@ class Scored:
 
 
 Objective = Callable[[Scored, MethodConfig], LossOutput]
-"""A pure function; `LossOutput.total` is the weighted sum over tokens."""
+"""A pure function; `LossOutput.total` is the weighted sum over tokens. It is called for slices of a batch, of
+which none cuts a unit, and the sum of its values is the loss."""
 
 Field = TypeVar("Field")
 

@@ -1,4 +1,4 @@
-"""The choice of every token of a batch, as a logits processor of `generate` that leaves it none.
+"""The choice of every token of a batch; also as a logits processor of `generate` that leaves it none.
 
 A choice is a race of exponential clocks (the Gumbel-max trick) whose generator belongs to one response: a
 response does not depend on what else is in its batch, and rounding that depends on the batch's shape changes
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -67,6 +68,65 @@ class Draws:
     """None if the response reached the longest length allowed."""
 
 
+class Chosen(NamedTuple):
+    """One token a row, and what the model thinks of it (nats)."""
+
+    ids: Int[Tensor, " B"]
+    logp: Float[Tensor, " B"]
+    entropy: Float[Tensor, " B"]
+    stop_logp: Float[Tensor, " B"]
+
+
+Warper = Callable[[Tensor, Tensor], Tensor]
+
+
+def make_warpers(sampling: Sampling) -> list[Warper]:
+    """What changes the distribution that is drawn from."""
+    from transformers.generation.logits_process import (
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    found: list[Warper] = []
+    if sampling.temperature != 1.0:
+        found.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        found.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1.0:
+        found.append(TopPLogitsWarper(sampling.top_p))
+    return found
+
+
+def choose(
+    logits_BV: Float[Tensor, "B V"],
+    generators: Sequence[torch.Generator],
+    stops: Int[Tensor, " S"],
+    warpers: Sequence[Warper],
+) -> Chosen:
+    """One exact draw a row, each from its own generator; a stop has the log-prob of the whole stop set.
+
+    The first arrival among exponential clocks whose rates are the probabilities (the Gumbel-max trick).
+    """
+    logp = logits_BV.float().log_softmax(-1)
+    mass = logp.exp()
+    warped = mass
+    if warpers:
+        changed = logits_BV
+        for warper in warpers:
+            # None of the warpers looks at the ids
+            changed = warper(stops, changed)
+        warped = changed.float().softmax(-1)
+    arrival = torch.empty_like(warped)
+    for row, generator in enumerate(generators):
+        arrival[row].exponential_(generator=generator)
+    ids = torch.div(warped, arrival, out=arrival).argmax(-1)
+    stop_logp = logp[:, stops].logsumexp(-1)
+    taken = torch.where(torch.isin(ids, stops), stop_logp, logp.gather(-1, ids[:, None]).squeeze(-1))
+    entropy = -logp.clamp_min_(torch.finfo(torch.float32).min).mul_(mass).sum(-1)
+    return Chosen(ids, taken, entropy, stop_logp)
+
+
 class Chooser:
     """Draws each next token and keeps the book. `token_bytes` gives the bytes of an id, none for an event."""
 
@@ -78,35 +138,16 @@ class Chooser:
         sampling: Sampling,
         token_bytes: Callable[[int], bytes],
     ) -> None:
-        from transformers.generation.logits_process import (
-            TemperatureLogitsWarper,
-            TopKLogitsWarper,
-            TopPLogitsWarper,
-        )
-
         self._generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         self._stops = torch.tensor(stops, device=device)
-        self._warpers = []
-        if sampling.temperature != 1.0:
-            self._warpers.append(TemperatureLogitsWarper(sampling.temperature))
-        if sampling.top_k:
-            self._warpers.append(TopKLogitsWarper(sampling.top_k))
-        if sampling.top_p < 1.0:
-            self._warpers.append(TopPLogitsWarper(sampling.top_p))
-        self._steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self._warpers = make_warpers(sampling)
+        self._steps: list[Chosen] = []
         self._strings = StringStops(sampling.stop_strings, len(seeds), token_bytes)
 
     def __call__(self, input_ids: Int[Tensor, "B L"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:
-        logp = scores.float().log_softmax(-1)
-        warped = scores
-        for warper in self._warpers:
-            warped = warper(input_ids, warped)
-        chosen = self._race(warped.float().softmax(-1))
-        taken = logp.gather(-1, chosen[:, None]).squeeze(-1)
-        stop_mass = logp[:, self._stops].logsumexp(-1)
-        taken = torch.where(torch.isin(chosen, self._stops), stop_mass, taken)
-        entropy = -(logp.exp() * logp.clamp_min(torch.finfo(torch.float32).min)).sum(-1)
-        self._steps.append((chosen, taken, entropy, stop_mass))
+        found = choose(scores, self._generators, self._stops, self._warpers)
+        self._steps.append(found)
+        chosen = found.ids
         if self._strings:
             self._strings.add(chosen.tolist())
         return torch.full_like(scores, -torch.inf).scatter(-1, chosen[:, None], 0.0)
@@ -114,13 +155,6 @@ class Chooser:
     def finished(self, input_ids: Int[Tensor, "B L"], scores: object, **others: object) -> Bool[Tensor, " B"]:
         """Which rows hold a stop string: a stopping criterion of `generate`, which sees to stops itself."""
         return torch.tensor([end is not None for end in self._strings.ends], device=input_ids.device)
-
-    def _race(self, probabilities: Float[Tensor, "B V"]) -> Int[Tensor, " B"]:
-        """One exact draw a row: the first arrival among exponential clocks with these rates."""
-        arrival = torch.empty_like(probabilities)
-        for row, generator in enumerate(self._generators):
-            arrival[row].exponential_(generator=generator)
-        return (probabilities / arrival).argmax(-1)
 
     def response(self, index: int, limit: int) -> Draws:
         """One row, up to its first stop token or the token that completes a stop string, and no longer than

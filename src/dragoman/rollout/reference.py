@@ -26,7 +26,7 @@ class StudentReference:
     """
 
     def __init__(
-        self, model: PreTrainedModel, stop_ids: Iterable[int], *, logit_slice: int, batch_tokens: int
+        self, model: PreTrainedModel, stop_ids: Iterable[int], *, logit_slice: int | None, batch_tokens: int
     ) -> None:
         self._adapters = model if hasattr(model, "disable_adapter") else None
         held = model if self._adapters is not None else copy.deepcopy(model).requires_grad_(False)

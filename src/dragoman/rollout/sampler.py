@@ -1,28 +1,26 @@
-"""Sampling responses with transformers' `generate`, conversations turn by turn."""
+"""Sampling responses, conversations turn by turn."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Int, Int64
-from torch import Tensor
+from jaxtyping import Int64
 
 from dragoman.errors import RenderError
-from dragoman.models import context_length, evaluating
-from dragoman.models.loading import causal_lm
+from dragoman.models import context_length
 from dragoman.render import Renderer
-from dragoman.rollout.chooser import Chooser, Draws, Sampling
+from dragoman.rollout.chooser import Draws, Sampling
+from dragoman.rollout.decoder import Decoder, Job, can_decode
 from dragoman.rollout.engine import Request, draw_seed
 from dragoman.rollout.episodes import Episode, check_open
+from dragoman.rollout.generate import generate
 from dragoman.types import Prompt, Rollout, StopReason
 
 if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +64,15 @@ class Sampler:
             check_open(request.prompt)
         episodes = [Episode(request) for request in requests]
         while waiting := [turn for episode in episodes if (turn := self._next(episode)) is not None]:
-            for batch, limit in self._batches(waiting):
-                self._sample(batch, limit, seed, step)
+            limits = [self._limit(turn) for turn in waiting]
+            seeds = [
+                draw_seed(seed, step, e.request.prompt.key, e.request.sample, e.turn) for e, _ in waiting
+            ]
+            drawn = self._write(
+                [Job(*job) for job in zip((t.context for t in waiting), limits, seeds, strict=True)]
+            )
+            for turn, draws, limit in zip(waiting, drawn, limits, strict=True):
+                self._end(turn, draws, limit, step)
         return [rollout for episode in episodes for rollout in episode.rollouts]
 
     def _next(self, episode: Episode) -> _Turn | None:
@@ -96,68 +101,33 @@ class Sampler:
         episode.is_over = True
         return None
 
-    def _batches(self, waiting: Sequence[_Turn]) -> Iterator[tuple[list[_Turn], int]]:
-        """Turns with room for responses of the same length, and that length. Where the context leaves less
-        room than asked for, companions with more would carry a response beyond it."""
-        room = context_length(self.model)
-        by_limit: dict[int, list[_Turn]] = {}
-        for turn in waiting:
-            most = self.sampling.max_new_tokens
-            limit = most if room is None else min(most, room - len(turn.context))
-            by_limit.setdefault(limit, []).append(turn)
-        size = self.sampling.batch_size
-        for limit, turns in by_limit.items():
-            for start in range(0, len(turns), size):
-                yield turns[start : start + size], limit
+    def _limit(self, turn: _Turn) -> int:
+        """Tokens of a response behind a context: as many as asked for, if the model's context has room."""
+        most, room = self.sampling.max_new_tokens, context_length(self.model)
+        return most if room is None else min(most, room - len(turn.context))
 
-    def _sample(self, turns: Sequence[_Turn], limit: int, seed: int, step: int) -> None:
-        """Write the next turn of some episodes, of at most `limit` tokens."""
-        tokenization = self.renderer.tokenization
-        stops = sorted(tokenization.stop_ids)
-        device = next(self.model.parameters()).device
-        seeds = [draw_seed(seed, step, e.request.prompt.key, e.request.sample, e.turn) for e, _ in turns]
-        chooser = Chooser(seeds, device, stops, self.sampling, self._token_bytes)
-        ids, mask = _left_padded([context for _, context in turns], pad_id=stops[0])
-        self._generate(ids.to(device), mask.to(device), stops, chooser, limit)
-        for row, (episode, context) in enumerate(turns):
-            rollout = self._rollout(episode, context, chooser.response(row, limit), limit, step)
-            episode.add(rollout)
-            if not episode.is_over:
-                opened = self.renderer.dialect.tail_opens_thinking
-                calls = rollout.prompt.has_tools
-                said = self.renderer.parse(rollout.completion, opened=opened, calls=calls)
-                episode.answer(said)
+    def _write(self, jobs: Sequence[Job]) -> list[Draws]:
+        """All responses; by `generate` for a model whose cache is not keys and values."""
+        stops = sorted(self.renderer.tokenization.stop_ids)
+        if can_decode(self.model):
+            return Decoder(self.model, stops, self.sampling, self._token_bytes).run(jobs)
+        return generate(self.model, stops, self.sampling, self._token_bytes, jobs)
+
+    def _end(self, turn: _Turn, draws: Draws, limit: int, step: int) -> None:
+        """Take a turn into its episode."""
+        episode, context = turn
+        rollout = self._rollout(episode, context, draws, limit, step)
+        episode.add(rollout)
+        if not episode.is_over:
+            opened = self.renderer.dialect.tail_opens_thinking
+            calls = rollout.prompt.has_tools
+            said = self.renderer.parse(rollout.completion, opened=opened, calls=calls)
+            episode.answer(said)
 
     def _token_bytes(self, index: int) -> bytes:
         """The bytes of an id; none for one that only the model has, to pad its embedding."""
         tokenization = self.renderer.tokenization
         return tokenization.token_bytes(index) if index < tokenization.num_ids else b""
-
-    def _generate(
-        self,
-        ids: Int[Tensor, "B P"],
-        mask: Int[Tensor, "B P"],
-        stops: list[int],
-        chooser: Chooser,
-        limit: int,
-    ) -> None:
-        from transformers import GenerationConfig
-
-        config = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=limit,
-            eos_token_id=stops,
-            pad_token_id=stops[0],
-            use_cache=True,
-        )
-        criteria = [chooser.finished] if self.sampling.stop_strings else []
-        with torch.no_grad(), _settings(self.model, config):
-            self.model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                logits_processor=[chooser],
-                stopping_criteria=criteria,
-            )
 
     def _rollout(
         self, episode: Episode, context: Int64[np.ndarray, " P"], draws: Draws, limit: int, step: int
@@ -184,30 +154,3 @@ class Sampler:
             f"{limit} of the model {self.renderer.tokenization.name!r}. Shorten the prompt or lower "
             "rollout.max_new_tokens"
         )
-
-
-def _left_padded(
-    contexts: Sequence[np.ndarray], pad_id: int
-) -> tuple[Int[Tensor, "B P"], Int[Tensor, "B P"]]:
-    width = max(len(context) for context in contexts)
-    ids = np.full((len(contexts), width), pad_id, np.int64)
-    mask = np.zeros((len(contexts), width), np.int64)
-    for row, context in enumerate(contexts):
-        ids[row, width - len(context) :] = context
-        mask[row, width - len(context) :] = 1
-    return torch.from_numpy(ids), torch.from_numpy(mask)
-
-
-@contextmanager
-def _settings(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Evaluation mode, with a cache, and with `config` in place of the generation settings shipped with
-    the model, whose penalties and warpers `generate` would otherwise fill in.
-    """
-    base = causal_lm(model)
-    shipped = base.generation_config
-    base.generation_config = config
-    try:
-        with evaluating(model):
-            yield
-    finally:
-        base.generation_config = shipped

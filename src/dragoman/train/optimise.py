@@ -15,11 +15,10 @@ from torch import Tensor
 from dragoman.config import Config, TrainConfig
 from dragoman.errors import TrainingError
 from dragoman.models import TokenScorer
-from dragoman.objective import LossOutput, Objective, modified
+from dragoman.objective import Objective, modified
 from dragoman.observe import Metrics, Ratio, Record
 from dragoman.train.collate import micro_batches, normaliser
-from dragoman.train.scored import score_batch
-from dragoman.types import TrainBatch
+from dragoman.train.scored import batch_loss
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -89,7 +88,9 @@ class Updater:
         for number, batch in enumerate(batches):
             is_last = number == len(batches) - 1
             with nullcontext() if is_last else self._accelerator.no_sync(self._scorer):
-                output = self._loss(batch)
+                output = batch_loss(
+                    self._scorer, batch, self._objective, self._config.method, self._accelerator.device
+                )
                 # Replicas average their gradients, the loss is a sum over all of them.
                 self._accelerator.backward(output.total * (world / count))
             loss += float(output.total.detach())
@@ -105,14 +106,6 @@ class Updater:
         self._optimizer.step()
         self._optimizer.zero_grad()
         return metrics.merge(Metrics({"loss": Ratio(loss, 1), "grad_norm": Ratio(norm, 1)}))
-
-    def _loss(self, batch: TrainBatch) -> LossOutput:
-        """A batch without a token to train on (each response refused, say) has no loss, but takes part in a
-        reduction of gradients."""
-        scored = score_batch(self._scorer, batch, self._accelerator.device)
-        if not len(scored.logp):
-            return LossOutput(total=scored.logp.sum(), metrics=Metrics())
-        return self._objective(scored, self._config.method)
 
     def _clip(self) -> float:
         """The gradient norm before it was scaled down to the limit."""

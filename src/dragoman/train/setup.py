@@ -94,7 +94,7 @@ def build_session(
     scorer = _scorer(config, model, student, supervise)
     wrapped, optimizer = accelerator.prepare(scorer, make_optimizer(scorer, config.train))
     sampler = Sampler(model, student, Sampling.from_config(config.rollout))
-    pipeline = _training_pipeline(config, method, supervise, sampler, teacher, scorer)
+    pipeline = _training_pipeline(config, method, supervise, sampler, teacher)
     if method.signal in (Signal.CREDIT, Signal.MIXED):
         pipeline = replace(pipeline, add=partial(sum_over_processes, accelerator))
     heldout_pipeline = _heldout_pipeline(config, method, tables, sampler, teacher)
@@ -208,7 +208,6 @@ def _training_pipeline(
     supervise: Supervise | None,
     sampler: Sampler,
     teacher: InProcessTeacher,
-    scorer: TokenScorer,
 ) -> Pipeline:
     """The stages of a training step."""
     engine: RolloutEngine = sampler
@@ -217,7 +216,9 @@ def _training_pipeline(
     elif config.rollout.replay is not None:
         engine = ReplayEngine(Path(config.rollout.replay), sampler.renderer.tokenization)
     elif config.rollout.engine == "recorded":
-        engine = RecordedEngine(scorer, sampler.renderer, config.train.micro_batch_tokens)
+        stops = sampler.renderer.tokenization.stop_ids
+        reader = TokenScorer(sampler.model, stops, logit_slice=config.train.logit_slice, entropy=True)
+        engine = RecordedEngine(reader, sampler.renderer, config.train.micro_batch_tokens)
     return Pipeline(
         student=sampler.renderer,
         engine=engine,

@@ -1,0 +1,259 @@
+"""What a loss on the output head costs: in one pass over slices, against the plain form on whole logits.
+
+    python benchmarks/loss_kernels.py --json benchmarks/results/loss_kernels.json
+    python benchmarks/loss_kernels.py --shape 4096x512 --positions 64 --repeats 1
+
+For every shape (vocabulary x hidden size) and loss, the forms take turns in one process; reported are medians
+of the seconds and of the peak memory of value and gradients (hidden states and head), and ratios to the plain
+form. Forms:
+
+* `plain`: `log_softmax(hidden @ head.T)` and the loss on it, by automatic differentiation.
+* `recomputed`: slices whose logits are made again in the backward pass (what heads get that are no matrix).
+* `fused`: `dragoman.models.fused`, the gradients of a slice's logits made where these exist.
+
+Losses: `credit`, a sum over selected log-probs; `rows`, the reverse KL divergence to rows of 32 candidates
+and what is outside them. Each row says how far values and gradients are off those of the first form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from memory import peak_of
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dragoman.config import MethodConfig
+from dragoman.models import Candidates, TokenScores
+from dragoman.models.candidates import pieces
+from dragoman.models.fused import fused_loss
+from dragoman.models.scoring import SLICE_VALUES, scores_of_slice
+from dragoman.models.slices import Asked
+from dragoman.objective import Scored, ScoredRows, row_divergence
+from dragoman.observe.environment import describe_environment
+
+CANDIDATES = 32
+SETTINGS = MethodConfig(divergence="reverse")
+
+
+class Problem(NamedTuple):
+    """Hidden states and a head, what is wanted of them, and the teacher's rows."""
+
+    hidden: Tensor
+    head: nn.Linear
+    target: Tensor
+    credit: Tensor
+    candidates: Candidates
+    teacher: Tensor
+    slice_size: int
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print a line for each form, write everything with --json."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--shape", nargs="+", default=["151936x1024", "262144x640"], metavar="VxD")
+    parser.add_argument("--positions", type=int, nargs="+", default=[2048])
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--repeats", type=int, default=5, help="turns of each form")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    rows = []
+    for shape in args.shape:
+        num_ids, width = map(int, shape.split("x"))
+        for positions in args.positions:
+            problem = make_problem(positions, num_ids, width)
+            for loss in args.losses:
+                rows.append(measure(problem, loss, args.forms, args.repeats))
+                show(rows[-1])
+    if args.json:
+        result = {"environment": describe_environment(), "threads": args.threads, "repeats": args.repeats}
+        args.json.write_text(json.dumps(result | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def make_problem(positions: int, num_ids: int, width: int) -> Problem:
+    """Peaked random distributions, as a language model's are; rows of the likeliest of a second one."""
+    generator = torch.Generator().manual_seed(0)
+    head = nn.Linear(width, num_ids, bias=False)
+    nn.init.normal_(head.weight, std=3.0 * width**-0.5, generator=generator)
+    hidden = torch.randn((positions, width), generator=generator).requires_grad_()
+    ids = torch.stack(
+        [torch.randperm(num_ids, generator=generator)[:CANDIDATES].sort().values for _ in range(positions)]
+    )
+    mass = torch.rand((positions, CANDIDATES), generator=generator) + 1e-3
+    teacher = 0.9 * mass / mass.sum(-1, keepdim=True)
+    return Problem(
+        hidden=hidden,
+        head=head,
+        target=ids[:, 0].clone(),
+        credit=torch.randn(positions, generator=generator),
+        candidates=Candidates(torch.arange(positions).repeat_interleave(CANDIDATES), ids.reshape(-1)),
+        teacher=teacher,
+        slice_size=max(16, SLICE_VALUES["cpu"] // num_ids),
+    )
+
+
+# --- losses, on the scores of a slice and on whole log-probs
+
+
+def credit_of_slice(problem: Problem, scores: TokenScores, tokens: slice) -> Tensor:
+    return -(problem.credit[tokens] * scores.logp).sum()
+
+
+def credit_plain(problem: Problem, logp: Tensor) -> Tensor:
+    return -(problem.credit * logp.gather(-1, problem.target[:, None])[:, 0]).sum()
+
+
+def rows_of_slice(problem: Problem, scores: TokenScores, tokens: slice) -> Tensor:
+    """The objective that training runs."""
+    assert scores.candidate_logp is not None and scores.rest_logp is not None
+    size = len(scores.logp)
+    rows = ScoredRows(
+        row_of=torch.arange(size).repeat_interleave(CANDIDATES),
+        teacher_logp=problem.teacher[tokens].log().reshape(-1),
+        student_logp=scores.candidate_logp,
+        teacher_rest=torch.full((size,), 0.1).log(),
+        student_rest=scores.rest_logp,
+        has_row=torch.ones(size, dtype=torch.bool),
+    )
+    return row_divergence(Scored(logp=scores.logp, weight=torch.ones(size), rows=rows), SETTINGS).total
+
+
+def rows_plain(problem: Problem, logp: Tensor) -> Tensor:
+    inside = logp.gather(-1, problem.candidates.ids.view(len(logp), -1))
+    rest = (1.0 - inside.exp().sum(-1)).log()
+    gap = (inside.exp() * (inside - problem.teacher.log())).sum()
+    return gap + (rest.exp() * (rest - torch.tensor(0.1).log())).sum()
+
+
+class Loss(NamedTuple):
+    """One loss in its two forms."""
+
+    of_slice: Callable[[Problem, TokenScores, slice], Tensor]
+    plain: Callable[[Problem, Tensor], Tensor]
+    has_rows: bool
+
+
+LOSSES = {
+    "credit": Loss(credit_of_slice, credit_plain, False),
+    "rows": Loss(rows_of_slice, rows_plain, True),
+}
+
+
+# --- forms
+
+
+def plain(problem: Problem, loss: Loss) -> Tensor:
+    return loss.plain(problem, problem.head(problem.hidden).log_softmax(-1))
+
+
+def recomputed(problem: Problem, loss: Loss) -> Tensor:
+    slices, asked = parts(problem, loss)
+    total = torch.zeros(())
+    for piece, own in zip(slices, asked, strict=True):
+        scores = checkpoint(scores_of_slice, problem.head, problem.hidden[piece], own, use_reentrant=False)
+        total = total + loss.of_slice(problem, scores, piece)
+    return total
+
+
+def fused(problem: Problem, loss: Loss) -> Tensor:
+    slices, asked = parts(problem, loss)
+    return fused_loss(
+        problem.hidden, problem.head, slices, asked, lambda scores, own: loss.of_slice(problem, scores, own)
+    )
+
+
+def parts(problem: Problem, loss: Loss) -> tuple[list[slice], list[Asked]]:
+    """Slices of positions, and what is wanted of each."""
+    size = problem.slice_size
+    slices = [slice(at, min(at + size, len(problem.hidden))) for at in range(0, len(problem.hidden), size)]
+    own = pieces(problem.candidates, slices) if loss.has_rows else [None] * len(slices)
+    nothing = torch.zeros(len(problem.hidden), dtype=torch.bool)
+    stops = torch.zeros(0, dtype=torch.long)
+    return slices, [
+        Asked(target=problem.target[piece], is_stop=nothing[piece], stop_ids=stops, candidates=some)
+        for piece, some in zip(slices, own, strict=True)
+    ]
+
+
+FORMS: dict[str, Callable[[Problem, Loss], Tensor]] = {
+    "plain": plain,
+    "recomputed": recomputed,
+    "fused": fused,
+}
+
+
+def measure(problem: Problem, name: str, forms: list[str], repeats: int) -> dict[str, Any]:
+    """Medians over turns, who begins changing each time."""
+    seconds: dict[str, list[float]] = {form: [] for form in forms}
+    peaks: dict[str, list[int]] = {form: [] for form in forms}
+    values: dict[str, float] = {}
+    gradients: dict[str, Tensor] = {}
+    for turn in range(repeats):
+        for form in forms[turn % len(forms) :] + forms[: turn % len(forms)]:
+            problem.hidden.grad = problem.head.weight.grad = None
+            began = time.perf_counter()
+            peaks[form].append(peak_of(lambda form=form: values.update({form: run(problem, name, form)})))
+            seconds[form].append(time.perf_counter() - began)
+            if turn == 0:
+                gradients[form] = problem.hidden.grad.clone()
+    problem.hidden.grad = problem.head.weight.grad = None
+    gc.collect()
+    first = forms[0]
+    largest = gradients[first].abs().max()
+    found = {
+        form: {
+            "seconds": median(seconds[form]),
+            "peak_bytes": int(median(peaks[form])),
+            "time_ratio": median(seconds[form]) / median(seconds[first]),
+            "memory_ratio": median(peaks[form]) / median(peaks[first]),
+            "value_off": abs(values[form] - values[first]) / abs(values[first]),
+            "gradient_off": float((gradients[form] - gradients[first]).abs().max() / largest),
+        }
+        for form in forms
+    }
+    return {
+        "vocabulary": problem.head.out_features,
+        "hidden": problem.head.in_features,
+        "positions": len(problem.hidden),
+        "loss": name,
+        "slice": problem.slice_size,
+        "forms": found,
+    }
+
+
+def run(problem: Problem, name: str, form: str) -> float:
+    """Value and gradients."""
+    total = FORMS[form](problem, LOSSES[name])
+    total.backward()
+    return float(total.detach())
+
+
+def show(row: dict[str, Any]) -> None:
+    print(
+        f"vocabulary {row['vocabulary']:,}, hidden {row['hidden']}, {row['positions']:,} positions, "
+        f"{row['loss']}"
+    )
+    for form, found in row["forms"].items():
+        print(
+            f"  {form:<11}{found['seconds']:8.2f} s{found['peak_bytes'] / 2**20:9.0f} MB  "
+            f"time {found['time_ratio']:.2f}, memory {found['memory_ratio']:.3f} of the first; "
+            f"value off by {found['value_off']:.0e}, gradient by {found['gradient_off']:.0e}"
+        )
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
