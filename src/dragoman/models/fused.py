@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dragoman.models.masses import Masses, centred, pull_back, read
+from dragoman.models.onednn import linear
 from dragoman.models.slices import Asked, TokenScores, prepare, scores
 
 SliceLoss = Callable[[TokenScores, slice], Tensor]
@@ -64,7 +65,7 @@ class _FusedLoss(torch.autograd.Function):
         for piece, own in zip(slices, asked, strict=True):
             inputs_PD = inputs_ND[piece].to(product_dtype)
             bias = None if bias_V is None else bias_V.to(product_dtype)
-            logits_PV = _wide(nn.functional.linear(inputs_PD, cast_VD, bias))
+            logits_PV = _wide(linear(inputs_PD, cast_VD, bias))
             value, logits_grad = _slice_gradient(logits_PV, own, loss, piece)
             total = total + value
             if bias_grad is not None:
