@@ -67,6 +67,7 @@ class _FusedLoss(torch.autograd.Function):
             bias = None if bias_V is None else bias_V.to(product_dtype)
             logits_PV = _wide(linear(inputs_PD, cast_VD, bias))
             value, logits_grad = _slice_gradient(logits_PV, own, loss, piece)
+            del logits_PV  # or it would live until the next slice has its own
             total = total + value
             if bias_grad is not None:
                 bias_grad += logits_grad.sum(0)
@@ -75,6 +76,7 @@ class _FusedLoss(torch.autograd.Function):
                 inputs_grad[piece] = logits_grad @ cast_VD
             if weight_grad is not None:
                 _add_product(weight_grad, logits_grad, inputs_PD)
+            del logits_grad
         ctx.grads = [inputs_grad, weight_grad, bias_grad]
         ctx.dtypes = [inputs_ND.dtype, weight_VD.dtype, None if bias_V is None else bias_V.dtype]
         return total
