@@ -120,7 +120,7 @@ def test_as_generate_writes(model: PreTrainedModel, batch_size: int, samples: in
     assert_same(found, by_generate(model, sampling, wanted))
     lengths = {len(draws.ids) for draws in found}
     assert samples == 1 or {draws.stop for draws in found} == {StopReason.STOP, None}
-    assert len(lengths) > 3, "rows end at different times"
+    assert len(lengths) >= 3, "rows end at different times"
 
 
 @pytest.mark.parametrize("batch_size", [2, 7])

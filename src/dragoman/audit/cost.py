@@ -34,8 +34,8 @@ NUM_UPDATED = 3
 """Responses in the backward pass that is timed."""
 _BYTES_A_UNIT = 17
 """Activation bytes a token, layer and hidden unit, for each byte of an activation: 34 / 2."""
-_SLICE_COPIES = 3
-"""Logits of a slice, their probabilities, and a gradient, in float32."""
+_SLICE_COPIES = 2
+"""Logits of a slice, later their gradient, and their exponentials, in float32."""
 _BATCH_COPIES = {"student": 5, "teacher": 3}
 """Logits of a whole batch where a model does more to them than a linear head: as they are, two of what is
 done to them, those picked out, and a gradient; without one, an intermediate is gone when the next is made."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dragoman.models.masses import Masses, centred, pull_back, read
+from dragoman.models.onednn import linear
 from dragoman.models.slices import Asked, TokenScores, prepare, scores
 
 SliceLoss = Callable[[TokenScores, slice], Tensor]
@@ -64,8 +65,9 @@ class _FusedLoss(torch.autograd.Function):
         for piece, own in zip(slices, asked, strict=True):
             inputs_PD = inputs_ND[piece].to(product_dtype)
             bias = None if bias_V is None else bias_V.to(product_dtype)
-            logits_PV = _wide(nn.functional.linear(inputs_PD, cast_VD, bias))
+            logits_PV = _wide(linear(inputs_PD, cast_VD, bias))
             value, logits_grad = _slice_gradient(logits_PV, own, loss, piece)
+            del logits_PV  # or it would live until the next slice has its own
             total = total + value
             if bias_grad is not None:
                 bias_grad += logits_grad.sum(0)
@@ -74,6 +76,7 @@ class _FusedLoss(torch.autograd.Function):
                 inputs_grad[piece] = logits_grad @ cast_VD
             if weight_grad is not None:
                 _add_product(weight_grad, logits_grad, inputs_PD)
+            del logits_grad
         ctx.grads = [inputs_grad, weight_grad, bias_grad]
         ctx.dtypes = [inputs_ND.dtype, weight_VD.dtype, None if bias_V is None else bias_V.dtype]
         return total

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
 
+from dragoman.models.onednn import fast_linears
 from dragoman.models.scoring import TokenScorer
 from dragoman.padding import length_buckets, right_padded
 
@@ -54,7 +55,7 @@ def _score_batch(scorer: TokenScorer, spans: Sequence[Span]) -> list[SpanScores]
     is_stop = np.concatenate([span.is_stop for span in spans])
     device = next(scorer.parameters()).device
     arrays = (ids, mask, row, place - 1, ids[row, place], is_stop)
-    with torch.no_grad():
+    with torch.no_grad(), fast_linears(scorer, packed=False):
         scores = scorer(*(torch.from_numpy(array).to(device) for array in arrays))
     values = {name: value.cpu().numpy() for name, value in scores._asdict().items() if value is not None}
     ends = np.cumsum(counts)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dragoman.models import evaluating
 from dragoman.models.loading import causal_lm
+from dragoman.models.onednn import fast_linears
 from dragoman.padding import left_padded
 from dragoman.rollout.chooser import Chosen, Draws, Sampling, StringStops, choose, make_warpers
 from dragoman.rollout.slots import SlotCache, fits_slots, native_cache, plain_cache
@@ -103,7 +104,7 @@ class Decoder:
         order = sorted(range(len(jobs)), key=lambda number: -len(jobs[number].context))
         waiting = deque((number, jobs[number]) for number in order)
         found: dict[int, Draws] = {}
-        with torch.no_grad(), evaluating(self._model):
+        with torch.no_grad(), evaluating(self._model), fast_linears(self._model, packed=True):
             batch = _Batch(causal_lm(self._model), self._sampling.batch_size)
             least = max(1, int(self._sampling.batch_size * FREE_SHARE))
             while waiting or batch.rows:

@@ -1,0 +1,91 @@
+"""Linear layers by oneDNN against torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dragoman.models import onednn
+from dragoman.models.onednn import fast_linears, linear
+
+
+@pytest.fixture(autouse=True)
+def has_onednn() -> None:
+    if not onednn.is_available():
+        pytest.skip("this torch has no oneDNN product")
+
+
+def net(dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(24, 40), nn.GELU(), nn.Linear(40, 24, bias=False)).to(dtype)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("shape", [(1, 24), (7, 24), (3, 5, 24), (0, 24)])
+def test_the_same_values(packed: bool, shape: tuple[int, ...]) -> None:
+    model, inputs = net(), torch.randn(shape)
+    with torch.no_grad():
+        expected = model(inputs)
+        with fast_linears(model, packed=packed):
+            assert "forward" in vars(model[0])
+            torch.testing.assert_close(model(inputs), expected, rtol=1e-5, atol=1e-6)
+    assert "forward" not in vars(model[0])
+
+
+def test_weights_are_read_anew_each_time() -> None:
+    model, inputs = net(), torch.randn(2, 24)
+    with torch.no_grad():
+        with fast_linears(model, packed=True):
+            before = model(inputs)
+        model[2].weight.mul_(2.0)
+        with fast_linears(model, packed=True):
+            torch.testing.assert_close(model(inputs), 2.0 * before)
+
+
+def test_a_shared_weight_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    model[1].weight = model[0].weight
+    packed: list[torch.Tensor] = []
+    pack = onednn._pack
+    monkeypatch.setattr(onednn, "_pack", lambda weight: packed.append(weight) or pack(weight))
+    with torch.no_grad(), fast_linears(model, packed=True):
+        model(torch.randn(3, 8))
+    assert len(packed) == 1
+
+
+def test_all_is_restored_when_something_fails() -> None:
+    model = net()
+    with pytest.raises(ValueError, match="inside"), torch.no_grad(), fast_linears(model, packed=True):
+        raise ValueError("inside")
+    assert all("forward" not in vars(layer) for layer in model)
+
+
+def test_nothing_changes_with_gradients_or_in_other_precisions() -> None:
+    model = net()
+    with fast_linears(model, packed=False):
+        assert "forward" not in vars(model[0])
+        model(torch.randn(2, 24)).sum().backward()
+    assert model[0].weight.grad is not None
+    low = net(torch.bfloat16)
+    with torch.no_grad(), fast_linears(low, packed=True):
+        assert "forward" not in vars(low[0])
+        assert low(torch.randn(2, 24).bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_one_product(dtype: torch.dtype) -> None:
+    inputs, weight, bias = (torch.randn(size, dtype=dtype) for size in ((5, 7), (11, 7), (11,)))
+    with torch.no_grad():
+        for own in (None, bias):
+            torch.testing.assert_close(
+                linear(inputs, weight, own), nn.functional.linear(inputs, weight, own), rtol=1e-5, atol=1e-6
+            )
+
+
+def test_without_onednn_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "is_available", lambda: False)
+    model, inputs = net(), torch.randn(2, 24)
+    with torch.no_grad(), fast_linears(model, packed=True):
+        assert "forward" not in vars(model[0])
+        assert torch.equal(linear(inputs, model[0].weight, None), inputs @ model[0].weight.T)
