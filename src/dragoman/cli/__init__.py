@@ -16,6 +16,7 @@ from dragoman.cli.audit import audit
 from dragoman.cli.doctor import doctor
 from dragoman.cli.lab import lab
 from dragoman.cli.methods import methods
+from dragoman.cli.profile import profile
 from dragoman.cli.train import evaluate, train
 from dragoman.cli.view import view
 from dragoman.errors import DragomanError, UsageError
@@ -35,7 +36,7 @@ def cli() -> None:
     """
 
 
-for command in (train, evaluate, audit, align, view, lab, methods, doctor, assets):
+for command in (train, evaluate, audit, align, view, profile, lab, methods, doctor, assets):
     cli.add_command(command)
 
 
