@@ -22,7 +22,10 @@ from dragoman.cli.view import view
 from dragoman.errors import DragomanError, UsageError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group(context_settings=_HELP)
 @click.version_option(package_name="dragoman", prog_name="dragoman")
 def cli() -> None:
     """Distil a language model into another that does not share its tokenizer.
@@ -37,6 +40,8 @@ def cli() -> None:
 
 
 for command in (train, evaluate, audit, align, view, profile, lab, methods, doctor, assets):
+    # Also where a command is called by itself: click keeps the names it has once seen.
+    command.context_settings |= _HELP
     cli.add_command(command)
 
 

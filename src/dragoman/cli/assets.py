@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group()
 def assets() -> None:
     """Small models and tokenizers to start with, without a model hub.
 
