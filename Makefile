@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check format fuzz bench-align bench-alignment bench-methods bench-lab clean
+.PHONY: help quickstart test check format fuzz bench-align bench-alignment bench-methods bench-lab bench-loss bench-step clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -60,6 +60,13 @@ bench-methods: $(STAMP) ## Train every method on the embedded pair, one table; h
 bench-lab: $(STAMP) ## Every method in every world of the lab, and worlds not used before; hours, and goes on
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q benchmarks/lab
 	$(BIN)/python benchmarks/lab/run.py
+
+bench-loss: $(STAMP) ## Time and memory of head and loss, in one pass and on whole logits; half an hour
+	$(BIN)/python benchmarks/loss_kernels.py --json benchmarks/results/loss_kernels.json
+
+bench-step: $(STAMP) ## A whole training step against TRL's GOLD, in an environment made for it; half an hour
+	$(BIN)/dragoman assets get pair tokenizers
+	$(BIN)/python benchmarks/step_vs_trl.py --json benchmarks/results/step_vs_trl.json
 
 clean: ## Remove the environment and caches; keeps runs/ and the fetched assets
 	rm -rf $(VENV) build dist src/*.egg-info

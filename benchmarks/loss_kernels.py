@@ -5,7 +5,8 @@
 
 For every shape (vocabulary x hidden size) and loss, the forms take turns in one process; reported are medians
 of the seconds and of the peak memory of value and gradients (hidden states and head), and ratios to the plain
-form. Forms:
+form. A frozen head (as under adapters) has no gradient; that of a trained one is as large as the head, in
+every form. Forms:
 
 * `plain`: `log_softmax(hidden @ head.T)` and the loss on it, by automatic differentiation.
 * `recomputed`: slices whose logits are made again in the backward pass (what heads get that are no matrix).
@@ -62,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--shape", nargs="+", default=["151936x1024", "262144x640"], metavar="VxD")
     parser.add_argument("--positions", type=int, nargs="+", default=[2048])
+    parser.add_argument("--heads", nargs="+", choices=("trained", "frozen"), default=["trained", "frozen"])
     parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
     parser.add_argument("--repeats", type=int, default=5, help="turns of each form")
@@ -74,9 +76,11 @@ def main(argv: list[str] | None = None) -> int:
         num_ids, width = map(int, shape.split("x"))
         for positions in args.positions:
             problem = make_problem(positions, num_ids, width)
-            for loss in args.losses:
-                rows.append(measure(problem, loss, args.forms, args.repeats))
-                show(rows[-1])
+            for head in args.heads:
+                problem.head.weight.requires_grad_(head == "trained")
+                for loss in args.losses:
+                    rows.append(measure(problem, loss, args.forms, args.repeats) | {"head": head})
+                    show(rows[-1])
     if args.json:
         result = {"environment": describe_environment(), "threads": args.threads, "repeats": args.repeats}
         args.json.write_text(json.dumps(result | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
@@ -244,7 +248,7 @@ def run(problem: Problem, name: str, form: str) -> float:
 def show(row: dict[str, Any]) -> None:
     print(
         f"vocabulary {row['vocabulary']:,}, hidden {row['hidden']}, {row['positions']:,} positions, "
-        f"{row['loss']}"
+        f"{row['loss']}, {row['head']} head"
     )
     for form, found in row["forms"].items():
         print(

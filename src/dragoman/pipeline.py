@@ -32,18 +32,31 @@ FULL_ROW_VALUES = 2**27
 
 @dataclass
 class Stopwatch:
-    """Seconds spent by stage."""
+    """Seconds spent by stage, and by parts of stages; `dragoman profile` has one that looks at more."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of the block to a stage."""
+        with self.measured(name, self.seconds):
+            yield
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the time of the block, which is within a stage, to a part."""
+        with self.measured(name, self.parts):
+            yield
+
+    @contextmanager
+    def measured(self, name: str, seconds: dict[str, float]) -> Iterator[None]:
+        """Add the time of the block."""
         start = time.perf_counter()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +86,7 @@ class Pipeline:
         if self.reference is not None:
             with watch.stage("reference"):
                 rollouts = self.reference.scored(rollouts)
-        with watch.stage("teacher"):
+        with watch.stage("teacher"), watch.part("render"):
             views = [self._view(rollout) for rollout in rollouts]
         records = []
         for group in full_row_groups(views, self.teacher.caps.full_row):
@@ -84,22 +97,26 @@ class Pipeline:
                     if view is None:
                         records.append(Record(rollout=rollout, supervision=refused(rollout), step=step))
                     else:
-                        records.append(self._record(rollout, view, scores.popleft(), step))
+                        records.append(self._record(rollout, view, scores.popleft(), step, watch))
         # In no stage: the first to be done waits here for the slowest process.
         settled = iter(settle([r.supervision for r in records if r.supervision is not None], self.add))
         return [r if r.supervision is None else replace(r, supervision=next(settled)) for r in records]
 
-    def _record(self, rollout: Rollout, view: TeacherView, scores: TeacherScores, step: int) -> Record:
+    def _record(
+        self, rollout: Rollout, view: TeacherView, scores: TeacherScores, step: int, watch: Stopwatch
+    ) -> Record:
         """A scored response with its supervision; the teacher's full rows end here."""
         assert self.supervise is not None
         alignment = align(rollout.completion, view.completion, view.correspondence)
         known = replace(scores, tokens=view.completion)
+        with watch.part("supervise"):
+            supervision = self.supervise(rollout, known, alignment)
         return Record(
             rollout=rollout,
             view=view,
             scores=replace(scores, full_logp=None),
             alignment=alignment,
-            supervision=self.supervise(rollout, known, alignment),
+            supervision=supervision,
             step=step,
         )
 

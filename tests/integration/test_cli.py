@@ -33,7 +33,7 @@ def test_the_installed_command_runs() -> None:
 def test_help_names_every_verb(call: Call) -> None:
     shown = call("--help")
     assert (shown.code, shown.err) == (0, "")
-    for verb in ("train", "eval", "align", "methods", "doctor", "assets"):
+    for verb in ("train", "eval", "align", "profile", "methods", "doctor", "assets"):
         assert f"\n  {verb} " in shown.out
         assert call(verb, "-h").code == 0
 

@@ -108,25 +108,25 @@ def test_replayed_rollouts_cost_no_sampling(models: Models) -> None:
 def test_logits_of_a_slice_or_of_the_whole_batch(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     vocabularies = [model.get_output_embeddings().weight.shape[0] for model in models]
     slices = ("train.logit_slice=5", "teacher.logit_slice=7")
-    # three float32 copies of the larger slice
-    plain = 3 * 4 * max(5 * vocabularies[0], 7 * vocabularies[1])
+    # two float32 copies of the larger slice
+    plain = 2 * 4 * max(5 * vocabularies[0], 7 * vocabularies[1])
     assert estimated(models, *slices).memory_bytes["logits"] == plain
 
     # all 2 x 31 tokens of the student's batch, five times in its float32, besides the slice
     monkeypatch.setattr(models[0].config, "final_logit_softcapping", 30.0, raising=False)
-    whole = 5 * 4 * 62 * vocabularies[0] + 3 * 4 * 5 * vocabularies[0]
+    whole = 5 * 4 * 62 * vocabularies[0] + 2 * 4 * 5 * vocabularies[0]
     assert estimated(models, *slices).memory_bytes["logits"] == whole
     # no more than a micro-batch of 40
-    whole = 5 * 4 * 40 * vocabularies[0] + 3 * 4 * 5 * vocabularies[0]
+    whole = 5 * 4 * 40 * vocabularies[0] + 2 * 4 * 5 * vocabularies[0]
     assert estimated(models, *slices, "train.micro_batch_tokens=40").memory_bytes["logits"] == whole
 
 
 def test_logits_of_a_teacher_without_a_plain_head(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     size = models[1].get_output_embeddings().weight.shape[0]
     monkeypatch.setattr(models[1].config, "final_logit_softcapping", 30.0, raising=False)
-    # 2 x 19 tokens, three times as nothing is kept for a gradient, and three copies of 38 positions' slice
+    # 2 x 19 tokens, three times as nothing is kept for a gradient, and two copies of 38 positions' slice
     found = estimated(models, "teacher.logit_slice=512", "train.logit_slice=1")
-    assert found.memory_bytes["logits"] == 3 * 4 * 38 * size + 3 * 4 * 512 * size
+    assert found.memory_bytes["logits"] == 3 * 4 * 38 * size + 2 * 4 * 512 * size
 
 
 def test_time_is_taken_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

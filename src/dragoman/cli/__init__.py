@@ -16,12 +16,16 @@ from dragoman.cli.audit import audit
 from dragoman.cli.doctor import doctor
 from dragoman.cli.lab import lab
 from dragoman.cli.methods import methods
+from dragoman.cli.profile import profile
 from dragoman.cli.train import evaluate, train
 from dragoman.cli.view import view
 from dragoman.errors import DragomanError, UsageError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group(context_settings=_HELP)
 @click.version_option(package_name="dragoman", prog_name="dragoman")
 def cli() -> None:
     """Distil a language model into another that does not share its tokenizer.
@@ -35,7 +39,9 @@ def cli() -> None:
     """
 
 
-for command in (train, evaluate, audit, align, view, lab, methods, doctor, assets):
+for command in (train, evaluate, audit, align, view, profile, lab, methods, doctor, assets):
+    # Also where a command is called by itself: click keeps the names it has once seen.
+    command.context_settings |= _HELP
     cli.add_command(command)
 
 

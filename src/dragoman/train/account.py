@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate.utils import gather_object
 
 from dragoman.evaluate import Evaluation, ratio_change_interval
@@ -20,6 +17,7 @@ from dragoman.models.flops import pass_flops, student_lengths, teacher_lengths
 from dragoman.models.loading import ModelSize, model_size
 from dragoman.observe import Flops, Ratio, Record, finite
 from dragoman.pipeline import Stopwatch
+from dragoman.train.machine import peak_memory
 from dragoman.train.setup import Session
 
 
@@ -176,7 +174,7 @@ class Account:
             "before": None if self.before is None else self.before.figures,
             "after": None if self.after is None else self.after.figures,
             "change": self._change(),
-            "peak_memory_bytes": peak_memory_bytes(),
+            "peak_memory_bytes": peak_memory(session.accelerator.device),
         }
         return {name: finite(value) for name, value in values.items()}
 
@@ -198,11 +196,3 @@ class Account:
 
 def _pairs(ratios: Sequence[Ratio] | None) -> list[tuple[float, float]] | None:
     return None if ratios is None else [(ratio.numerator, ratio.denominator) for ratio in ratios]
-
-
-def peak_memory_bytes() -> int:
-    """The most memory used so far: of the accelerator if there is one, else of this process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

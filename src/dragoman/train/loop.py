@@ -91,7 +91,9 @@ def _step(session: Session, run: RunDirectory, account: Account, step: int) -> d
     torch.manual_seed(
         (config.run.seed << 20) + step * session.accelerator.num_processes + session.accelerator.process_index
     )
-    records = session.pipeline.records(_requests(session, step), seed=config.run.seed, step=step, watch=watch)
+    records = session.pipeline.records(
+        step_requests(session, step), seed=config.run.seed, step=step, watch=watch
+    )
     measured = _over_ranks(session, Metrics().merge(*map(measure, records)))
     _check_signal(session, measured, step)
     with watch.stage("update"):
@@ -103,7 +105,7 @@ def _step(session: Session, run: RunDirectory, account: Account, step: int) -> d
     return values | {f"seconds_{name}": seconds for name, seconds in watch.seconds.items()}
 
 
-def _requests(session: Session, step: int) -> list[Request]:
+def step_requests(session: Session, step: int) -> list[Request]:
     """The responses this rank samples in a step."""
     config = session.config
     indices = prompt_indices(

@@ -17,6 +17,7 @@ from dragoman.errors import TrainingError
 from dragoman.models import TokenScorer
 from dragoman.objective import Objective, modified
 from dragoman.observe import Metrics, Ratio, Record
+from dragoman.pipeline import Stopwatch
 from dragoman.train.collate import micro_batches, normaliser
 from dragoman.train.scored import batch_loss
 
@@ -61,7 +62,7 @@ class Updater:
         self._objective = modified(objective)
         self._config = config
 
-    def update(self, records: Sequence[Record], step: int) -> Metrics:
+    def update(self, records: Sequence[Record], step: int, watch: Stopwatch | None = None) -> Metrics:
         """`epochs` passes of `minibatches` optimiser steps each over the records of this rank.
 
         Raises TrainingError before the optimiser moves if a loss or gradient is not finite.
@@ -73,11 +74,11 @@ class Updater:
         self._scorer.train()
         for _ in range(self._config.train.epochs):
             for part in _parts(records, self._config.train.minibatches):
-                metrics = metrics.merge(self._optimiser_step(part, step))
+                metrics = metrics.merge(self._optimiser_step(part, step, watch or Stopwatch()))
         self._scorer.eval()
         return metrics
 
-    def _optimiser_step(self, records: Sequence[Record], step: int) -> Metrics:
+    def _optimiser_step(self, records: Sequence[Record], step: int, watch: Stopwatch) -> Metrics:
         normalise = self._config.method.normalise
         batches = micro_batches(
             records, max_tokens=self._config.train.micro_batch_tokens, normalise=normalise
@@ -88,11 +89,13 @@ class Updater:
         for number, batch in enumerate(batches):
             is_last = number == len(batches) - 1
             with nullcontext() if is_last else self._accelerator.no_sync(self._scorer):
-                output = batch_loss(
-                    self._scorer, batch, self._objective, self._config.method, self._accelerator.device
-                )
-                # Replicas average their gradients, the loss is a sum over all of them.
-                self._accelerator.backward(output.total * (world / count))
+                with watch.part("loss"):
+                    output = batch_loss(
+                        self._scorer, batch, self._objective, self._config.method, self._accelerator.device
+                    )
+                with watch.part("backward"):
+                    # Replicas average their gradients, the loss is a sum over all of them.
+                    self._accelerator.backward(output.total * (world / count))
             loss += float(output.total.detach())
             metrics = metrics.merge(output.metrics)
         loss = self._sum_over_ranks(loss) / count
@@ -103,8 +106,9 @@ class Updater:
                 f"step {step}: loss {loss}, gradient norm {norm}; expected finite values. The weights are as "
                 "they were before this update. Lower train.lr, or use train.mixed_precision 'bf16' or 'no'"
             )
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        with watch.part("optimiser"):
+            self._optimizer.step()
+            self._optimizer.zero_grad()
         return metrics.merge(Metrics({"loss": Ratio(loss, 1), "grad_norm": Ratio(norm, 1)}))
 
     def _clip(self) -> float:

@@ -1,0 +1,111 @@
+"""What a slice of the fused loss and a step of decoding do, in operations and buffers: counts that a change
+may lower, and raises only with a reason. They do not depend on the machine."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from dragoman.models import Candidates, TokenScores
+from dragoman.models.candidates import pieces
+from dragoman.models.fused import fused_loss
+from dragoman.models.slices import Asked
+from dragoman.rollout import Sampling
+from dragoman.rollout.decoder import Decoder, Job
+
+POSITIONS, WIDTH, IDS = 8, 4, 1000
+
+
+class Counts(TorchDispatchMode):
+    """Operations by name, and tensors made anew that hold a position's whole vocabulary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: Counter[str] = Counter()
+        self.large = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operations[func.__name__] += 1
+        known = {one.untyped_storage().data_ptr() for one in args if isinstance(one, Tensor)}
+        out = func(*args, **(kwargs or {}))
+        for one in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(one, Tensor) and one.shape[-1:] == (IDS,) and one.dim() > 1:
+                self.large += one.untyped_storage().data_ptr() not in known
+        return out
+
+
+def counted(work: Callable[[], Any]) -> Counts:
+    with Counts() as counts:
+        work()
+    return counts
+
+
+def loss(candidates: Candidates | None, num_slices: int) -> None:
+    head = nn.Linear(WIDTH, IDS, bias=False)
+    hidden = torch.randn(POSITIONS, WIDTH, requires_grad=True)
+    size = POSITIONS // num_slices
+    slices = [slice(at, at + size) for at in range(0, POSITIONS, size)]
+    own = [None] * num_slices if candidates is None else pieces(candidates, slices)
+    asked = [
+        Asked(
+            target=torch.arange(size),
+            is_stop=torch.zeros(size, dtype=torch.bool),
+            stop_ids=torch.tensor([3, 7]),
+            candidates=some,
+        )
+        for some in own
+    ]
+
+    def value(scores: TokenScores, tokens: slice) -> Tensor:
+        return scores.logp.sum() if scores.rest_logp is None else (scores.rest_logp + scores.logp).sum()
+
+    fused_loss(hidden, head, slices, asked, value).backward()
+
+
+ROWS = Candidates(torch.arange(POSITIONS), torch.arange(10, 10 + POSITIONS))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "operations", "buffers"), [(None, 76, 2), (ROWS, 150, 3)], ids=["credit", "rows"]
+)
+def test_a_slice_of_the_loss(candidates: Candidates | None, operations: int, buffers: int) -> None:
+    one, four = (counted(lambda n=n: loss(candidates, n)) for n in (1, 4))
+    # Three further slices, so that what is done once does not count; 2 buffers are the logits and their
+    # exponentials, of which candidates need a second
+    assert (four.operations.total() - one.operations.total()) / 3 <= operations
+    assert (four.large - one.large) / 3 <= buffers
+
+
+def test_a_slice_multiplies_three_times() -> None:
+    one, four = (counted(lambda n=n: loss(None, n)) for n in (1, 4))
+    names = ("_linear_pointwise.default", "mm.default", "addmm_.default", "linear.default", "addmm.default")
+    assert sum(four.operations[name] - one.operations[name] for name in names) == 3 * 3
+
+
+def test_a_step_of_decoding() -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=IDS, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = LlamaForCausalLM(config).eval()
+
+    def write(limit: int) -> Counts:
+        sampling = Sampling(max_new_tokens=limit, batch_size=4)
+        jobs = [Job(np.arange(5, 15), limit, seed) for seed in range(4)]
+        decoder = Decoder(model, [0], sampling, lambda index: b"")
+        return counted(lambda: decoder.run(jobs))
+
+    short, long = write(4), write(14)
+    # Ten further steps. Of whole distributions: logits, log-probs, their exponentials, clocks
+    assert (long.operations.total() - short.operations.total()) / 10 <= 140
+    assert (long.large - short.large) / 10 <= 4
+    # Keys and values are not copied: what is joined is the halves of turned keys and queries
+    assert (long.operations["cat.default"] - short.operations["cat.default"]) / 10 <= 3
