@@ -21,7 +21,6 @@ from dragoman.cli.train import evaluate, train
 from dragoman.cli.view import view
 from dragoman.errors import DragomanError, UsageError
 
-
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -41,7 +40,7 @@ def cli() -> None:
 
 for command in (train, evaluate, audit, align, view, profile, lab, methods, doctor, assets):
     # Also where a command is called by itself: click keeps the names it has once seen.
-    command.context_settings |= _HELP
+    command.context_settings.update(_HELP)
     cli.add_command(command)
 
 
