@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from dragoman.models import Candidates, TokenScores
 from dragoman.models.candidates import pieces
 from dragoman.models.fused import fused_loss
+from dragoman.models.onednn import is_available
 from dragoman.models.slices import Asked
 from dragoman.rollout import Sampling
 from dragoman.rollout.decoder import Decoder, Job
@@ -34,15 +35,24 @@ class Counts(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.operations[func.__name__] += 1
-        known = {one.untyped_storage().data_ptr() for one in args if isinstance(one, Tensor)}
+        known = {address(one) for one in args if isinstance(one, Tensor)}
         out = func(*args, **(kwargs or {}))
         for one in out if isinstance(out, tuple | list) else [out]:
             if isinstance(one, Tensor) and one.shape[-1:] == (IDS,) and one.dim() > 1:
-                self.large += one.untyped_storage().data_ptr() not in known
+                self.large += address(one) not in known
         return out
 
 
+def address(tensor: Tensor) -> int:
+    """Where its numbers are; a packed weight does not say."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except NotImplementedError:
+        return id(tensor)
+
+
 def counted(work: Callable[[], Any]) -> Counts:
+    is_available()  # tries a product once, which is not to be counted
     with Counts() as counts:
         work()
     return counts
@@ -74,7 +84,7 @@ ROWS = Candidates(torch.arange(POSITIONS), torch.arange(10, 10 + POSITIONS))
 
 
 @pytest.mark.parametrize(
-    ("candidates", "operations", "buffers"), [(None, 76, 2), (ROWS, 150, 3)], ids=["credit", "rows"]
+    ("candidates", "operations", "buffers"), [(None, 78, 2), (ROWS, 149, 3)], ids=["credit", "rows"]
 )
 def test_a_slice_of_the_loss(candidates: Candidates | None, operations: int, buffers: int) -> None:
     one, four = (counted(lambda n=n: loss(candidates, n)) for n in (1, 4))
@@ -105,7 +115,7 @@ def test_a_step_of_decoding() -> None:
 
     short, long = write(4), write(14)
     # Ten further steps. Of whole distributions: logits, log-probs, their exponentials, clocks
-    assert (long.operations.total() - short.operations.total()) / 10 <= 140
+    assert (long.operations.total() - short.operations.total()) / 10 <= 115
     assert (long.large - short.large) / 10 <= 4
     # Keys and values are not copied: what is joined is the halves of turned keys and queries
     assert (long.operations["cat.default"] - short.operations["cat.default"]) / 10 <= 3
