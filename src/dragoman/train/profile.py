@@ -41,10 +41,12 @@ BOUND = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class StageProfile:
-    """Medians over steps. Shares are of the machine's measured peaks, products in the precision of the update;
-    None where nothing is known of the stage's operations or bytes. Known are those of a model's passes, without
-    padding (a prompt counts for each of its responses, though it is read once), and of the weights that a
-    decoding step reads."""
+    """Medians over steps.
+
+    Shares are of the machine's measured peaks, products in the precision of the update; None where nothing is
+    known of the stage's operations or bytes. Known are those of a model's passes, without padding (a prompt
+    counts for each of its responses, though it is read once), and of the weights a decoding step reads.
+    """
 
     seconds: float
     peak_bytes: int
