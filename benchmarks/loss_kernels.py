@@ -208,11 +208,9 @@ def measure(problem: Problem, name: str, forms: list[str], repeats: int) -> dict
     for turn in range(repeats):
         for form in forms[turn % len(forms) :] + forms[: turn % len(forms)]:
             problem.hidden.grad = problem.head.weight.grad = None
-            began = time.perf_counter()
-            peaks[form].append(peak_of(lambda form=form: values.update({form: run(problem, name, form)})))
-            seconds[form].append(time.perf_counter() - began)
+            peaks[form].append(peak_of(lambda form=form: timed(problem, name, form, values, seconds[form])))
             if turn == 0:
-                gradients[form] = problem.hidden.grad.clone()
+                gradients[form] = gradient(problem)
     problem.hidden.grad = problem.head.weight.grad = None
     gc.collect()
     first = forms[0]
@@ -243,6 +241,20 @@ def run(problem: Problem, name: str, form: str) -> float:
     total = FORMS[form](problem, LOSSES[name])
     total.backward()
     return float(total.detach())
+
+
+def timed(problem: Problem, name: str, form: str, values: dict[str, float], seconds: list[float]) -> None:
+    """Keep the value and the seconds of a form."""
+    began = time.perf_counter()
+    values[form] = run(problem, name, form)
+    seconds.append(time.perf_counter() - began)
+
+
+def gradient(problem: Problem) -> Tensor:
+    """Of the hidden states, and a part of that of the head, if it is trained."""
+    own = problem.head.weight.grad
+    rows = [] if own is None else [own[: problem.candidates.ids.max() + 1 : 97].flatten()]
+    return torch.cat([problem.hidden.grad.flatten(), *rows])
 
 
 def show(row: dict[str, Any]) -> None:

@@ -70,7 +70,8 @@ def test_nested_stages_share_a_peak() -> None:
 
 
 def test_what_bounds_a_stage() -> None:
-    assert _bound(0.7, None) == "arithmetic"
-    assert _bound(0.55, 0.9) == "memory"
-    assert _bound(0.2, 0.3).startswith("neither peak")
-    assert _bound(None, None) == "Python and numpy"
+    assert _bound("loss", 0.7, None) == "arithmetic"
+    assert _bound("rollout", 0.55, 0.9) == "memory"
+    assert _bound("rollout", 0.2, 0.3).startswith("neither peak")
+    assert _bound("align", None, None) == "Python and numpy"
+    assert _bound("optimiser", None, None) == "not known"

@@ -287,5 +287,28 @@ def test_which_heads_are_a_matrix() -> None:
     assert is_fusible(head)
     assert not is_fusible(nn.Identity())
     assert not is_fusible(nn.utils.parametrizations.orthogonal(nn.Linear(2, 3)))
-    head.register_forward_hook(lambda *call: None)
-    assert not is_fusible(head)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert is_fusible(head)
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert not is_fusible(head)
+    for register in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_pre_hook"):
+        hooked = nn.Linear(2, 3)
+        getattr(hooked, register)(lambda *call: None)
+        assert not is_fusible(hooked)
+
+
+def test_without_gradients_none_is_made() -> None:
+    at = case()
+    sizes: list[tuple[int, ...]] = []
+
+    class Seen(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[misc,name-defined]
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            out = func(*args, **(kwargs or {}))
+            sizes.extend([tuple(out.shape)] if isinstance(out, Tensor) else [])
+            return out
+
+    expected = run("credit", at, 4).detach()
+    with torch.no_grad(), Seen():
+        found = run("credit", at, 4)
+    assert torch.equal(found, expected)
+    assert (IDS, WIDTH) not in sizes

@@ -61,6 +61,28 @@ def test_all_is_restored_when_something_fails() -> None:
     assert all("forward" not in vars(layer) for layer in model)
 
 
+def test_a_forward_of_another_is_left_alone() -> None:
+    model = net()
+    own = model[0].forward
+    vars(model[0])["forward"] = lambda inputs: 0.0 * own(inputs)
+    inputs = torch.randn(2, 24)
+    with torch.no_grad(), fast_linears(model, packed=True), fast_linears(model, packed=False):
+        assert not model[0](inputs).any()
+        assert "forward" in vars(model[2])
+    assert not model[0](inputs).any()
+    assert "forward" not in vars(model[2])
+
+
+def test_autocast_is_obeyed() -> None:
+    model, inputs = net(), torch.randn(2, 24)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model(inputs)
+        with fast_linears(model, packed=True):
+            found = model(inputs)
+    assert found.dtype == expected.dtype == torch.bfloat16
+    assert torch.equal(found, expected)
+
+
 def test_nothing_changes_with_gradients_or_in_other_precisions() -> None:
     model = net()
     with fast_linears(model, packed=False):

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dragoman.models.masses import Held, Places, centred, masses
+from dragoman.models.masses import Held, Places, masses
 
 
 class Candidates(NamedTuple):
@@ -44,7 +44,8 @@ def candidate_masses(
     no_stops = candidates.ids.new_zeros(0)
     places = Places(candidates.row_of_member, candidates.ids)
     own = held(candidates, logits_PV.shape[1], no_stops)
-    total_P, picked_M, rest_P = masses(centred(logits_PV), places, own)
+    centred_PV = logits_PV - logits_PV.detach().amax(-1, keepdim=True)
+    total_P, picked_M, rest_P = masses(centred_PV, places, own)
     assert rest_P is not None
     return by_candidate(picked_M, candidates) - total_P[candidates.row], rest_P - total_P
 

@@ -38,7 +38,8 @@ def fused_loss(
     `asked` are those of `slices`. Reductions are in float32 or better; the gradient of a head in a lower
     precision is summed over slices in float32. Autocast applies to the products as it does to a module.
     """
-    arguments = (inputs_ND, head.weight, head.bias, tuple(slices), tuple(asked), loss)
+    with_gradient = torch.is_grad_enabled()
+    arguments = (inputs_ND, head.weight, head.bias, tuple(slices), tuple(asked), loss, with_gradient)
     total: Tensor = _FusedLoss.apply(*arguments)  # type: ignore[no-untyped-call]
     return total
 
@@ -53,15 +54,16 @@ class _FusedLoss(torch.autograd.Function):
         slices: Sequence[slice],
         asked: Sequence[Asked],
         loss: SliceLoss,
+        with_gradient: bool,
     ) -> Tensor:
         product_dtype = _product_dtype(inputs_ND)
         cast_VD = weight_VD.to(product_dtype)
         wide = torch.promote_types(weight_VD.dtype, torch.float32)
-        wanted = ctx.needs_input_grad
+        wanted = ctx.needs_input_grad if with_gradient else (False,) * 3
         inputs_grad = torch.empty_like(inputs_ND) if wanted[0] else None
         weight_grad = torch.zeros_like(weight_VD, dtype=wide) if wanted[1] else None
         bias_grad = torch.zeros_like(bias_V, dtype=wide) if bias_V is not None and wanted[2] else None
-        total = inputs_ND.new_zeros((), dtype=torch.float32)
+        total = inputs_ND.new_zeros((), dtype=torch.promote_types(inputs_ND.dtype, torch.float32))
         for piece, own in zip(slices, asked, strict=True):
             inputs_PD = inputs_ND[piece].to(product_dtype)
             bias = None if bias_V is None else bias_V.to(product_dtype)
@@ -92,7 +94,7 @@ class _FusedLoss(torch.autograd.Function):
             None if values is None else values.mul_(grad).to(dtype)
             for values, dtype in zip(grads, ctx.dtypes, strict=True)
         ]
-        return (*scaled, None, None, None)
+        return (*scaled, None, None, None, None)
 
 
 def _slice_gradient(
@@ -112,7 +114,7 @@ def _slice_gradient(
         grads = [zero if one is None else one for zero, one in zip(grads, made, strict=True)]
     with torch.no_grad():
         gradient = pull_back(logits_PV, of.places, of.held, found.each(Tensor.detach), Masses(*grads))
-    return value.detach().float(), gradient
+    return value.detach(), gradient
 
 
 def _product_dtype(inputs: Tensor) -> torch.dtype:

@@ -36,8 +36,8 @@ def fast_linears(model: nn.Module, *, packed: bool) -> Iterator[None]:
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`nn.functional.linear` for values that need no gradient."""
-    if weight.device.type == "cpu" and weight.dtype == inputs.dtype == torch.float32 and is_available():
-        return _product(weight, bias, inputs)
+    if weight.device.type == "cpu" and weight.dtype == torch.float32 and is_available():
+        return _product(weight, weight, bias, inputs)
     return nn.functional.linear(inputs, weight, bias)
 
 
@@ -49,14 +49,17 @@ def is_available() -> bool:
     with torch.no_grad():
         inputs, weight = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
         try:
-            found = _product(_pack(weight), None, inputs)
+            found = _product(_pack(weight), weight, None, inputs)
         except (AttributeError, RuntimeError):
             return False
         return torch.equal(found, inputs @ weight.T)
 
 
-def _product(weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+def _product(packed: Tensor, weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
+    """By oneDNN where inputs are of the weights' precision and autocast does not ask for another."""
+    if inputs.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+        return nn.functional.linear(inputs, weight, bias)
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
     return result
 
 
@@ -71,19 +74,20 @@ def _is_plain(layer: Any) -> bool:
         and type(layer.weight) is nn.Parameter
         and layer.weight.device.type == "cpu"
         and layer.weight.dtype == torch.float32
+        and "forward" not in vars(layer)  # another's, such as that of Accelerate's hooks
     )
 
 
 @contextmanager
 def _replaced(layer: Any, packed: bool, done: dict[int, Tensor]) -> Iterator[None]:
     """A layer with another product; hooks on it are called as ever."""
-    weight = layer.weight.detach()
+    weight = order = layer.weight.detach()
     if packed:
         if id(layer.weight) not in done:
             done[id(layer.weight)] = _pack(weight)
-        weight = done[id(layer.weight)]
+        order = done[id(layer.weight)]
     bias = None if layer.bias is None else layer.bias.detach()
-    vars(layer)["forward"] = partial(_product, weight, bias)
+    vars(layer)["forward"] = partial(_product, order, weight, bias)
     try:
         yield
     finally:

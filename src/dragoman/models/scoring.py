@@ -133,16 +133,23 @@ class TokenScorer(nn.Module):
 
 
 def is_fusible(head: nn.Module) -> bool:
-    """Whether a head is a matrix in one piece and nothing else: no adapter, no hook, not sharded."""
-    hooks = head._forward_hooks or head._forward_pre_hooks or head._backward_hooks
-    return type(head) is nn.Linear and type(head.weight) is nn.Parameter and not hooks
+    """Whether a head is a matrix in one piece and nothing else (no adapter, no hook, not sharded), and its
+    gradient does not depend on the scale of the loss: float16 would lose it before it is scaled."""
+    hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
+    if any(hooks) or "forward" in vars(head):
+        return False
+    if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter:
+        return False
+    kind = head.weight.device.type
+    cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
+    return cast != torch.float16
 
 
 def fitting_slice(model: PreTrainedModel) -> int:
     """Positions whose logits are `SLICE_VALUES` numbers, at least 16."""
-    weight = causal_lm(model).get_output_embeddings().weight
-    values = SLICE_VALUES.get(weight.device.type, ACCELERATOR_SLICE_VALUES)
-    return max(16, values // len(weight))
+    base = causal_lm(model)
+    values = SLICE_VALUES.get(next(base.parameters()).device.type, ACCELERATOR_SLICE_VALUES)
+    return max(16, values // int(base.config.get_text_config().vocab_size))
 
 
 def scores_of_slice(head: nn.Module, inputs: Float[Tensor, "P D"], asked: Asked) -> TokenScores:

@@ -34,6 +34,9 @@ FREE_SHARE = 0.25
 as often."""
 
 
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+
+
 class Job(NamedTuple):
     """A response to be written: at most `limit` tokens behind `context`, drawn by a generator of its own."""
 
@@ -58,7 +61,7 @@ class _Running:
 
     @property
     def is_over(self) -> bool:
-        return self.stop is not None or len(self.drawn) == self.job.limit
+        return self.stop is not None or len(self.drawn) >= self.job.limit
 
     def add(self, values: Sequence[float], stops: frozenset[int]) -> None:
         """Take the next token."""
@@ -138,8 +141,8 @@ class Decoder:
 
 
 def _rows(chosen: Chosen) -> list[list[float]]:
-    """In one transfer; ids below 2^53 are exact."""
-    found: list[list[float]] = torch.stack([values.double() for values in chosen], dim=1).tolist()
+    """In one transfer; ids below 2^24 are exact in float32, which every device has."""
+    found: list[list[float]] = torch.stack([values.float() for values in chosen], dim=1).tolist()
     return found
 
 
@@ -225,6 +228,10 @@ def can_decode(model: PreTrainedModel) -> bool:
     if not {"position_ids", "past_key_values", "logits_to_keep"} <= parameters.keys():
         return False
     config = base.config.get_text_config()
+    # Earlier versions of transformers make ordinary layers of what has a state besides.
+    has_state = getattr(base, "_is_stateful", False)
+    if has_state or not set(getattr(config, "layer_types", None) or ()) <= _LAYER_TYPES:
+        return False
     rope = getattr(config, "rope_parameters", None) or {}
     is_plain = not config.is_encoder_decoder and "mrope_section" not in rope
     return is_plain and fits_slots(native_cache(base.config).layers)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 
 from dragoman.audit.cost import seconds_when_done
@@ -42,7 +42,7 @@ def forget_peak(device: torch.device) -> None:
     """From now on `peak_memory` is that of what comes, where the system can be told so (CUDA, Linux)."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif _CLEAR_REFS.exists():
+    elif os.access(_CLEAR_REFS, os.W_OK):
         _CLEAR_REFS.write_text("5")  # proc_pid_clear_refs(5)
 
 
@@ -54,8 +54,6 @@ def peak_memory(device: torch.device) -> int:
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().rss)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -41,8 +41,12 @@ BOUND = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class StageProfile:
-    """Medians over steps. Shares are of the machine's measured peaks, None where nothing is known of the
-    stage's operations or bytes: those of a model's passes, and of the weights that a decoding step reads."""
+    """Medians over steps.
+
+    Shares are of the machine's measured peaks, products in the precision of the update; None where nothing is
+    known of the stage's operations or bytes. Known are those of a model's passes, without padding (a prompt
+    counts for each of its responses, though it is read once), and of the weights a decoding step reads.
+    """
 
     seconds: float
     peak_bytes: int
@@ -131,15 +135,14 @@ def profile(session: Session, *, steps: int = 3) -> Profile:
             watches.append(watch)
             batches.append(records)
     config = causal_lm(session.model).config.get_text_config()
-    weight = next(session.model.parameters())
     peaks = measure_peaks(
         device,
-        weight.dtype,
+        _update_dtype(session),
         width=config.hidden_size,
         wide=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
     )
     tokens = median(sum(len(r.rollout.completion) for r in records) for records in batches)
-    names = [name for name in STAGES if any(name in watch.by_stage() for watch in watches)]
+    names = [name for name in STAGES if median(watch.by_stage().get(name, 0.0) for watch in watches) > 0]
     return Profile(
         steps=steps,
         seconds=median(sum(watch.by_stage().values()) for watch in watches),
@@ -154,7 +157,7 @@ def _hooks(session: Session, watch: _Watch) -> Iterator[None]:
     """Count the passes of the writer, and time the student's backbone within the update."""
     writer = session.teacher.model if session.method.writer is Writer.TEACHER else session.model
     base = causal_lm(session.model)
-    backbone = getattr(base, base.base_model_prefix)
+    backbone = getattr(base, base.base_model_prefix, base)
     running = ExitStack()
 
     def count(module: nn.Module, arguments: Any) -> None:
@@ -203,17 +206,17 @@ def _stage(
         tokens_per_second=tokens / seconds,
         matmul_share=matmul_share,
         copy_share=copy_share,
-        bound_by=_bound(matmul_share, copy_share),
+        bound_by=_bound(name, matmul_share, copy_share),
     )
 
 
-def _bound(matmul_share: float | None, copy_share: float | None) -> str:
+def _bound(name: str, matmul_share: float | None, copy_share: float | None) -> str:
     """What keeps a stage from being faster, as far as shares of peaks can tell."""
     compute, memory = matmul_share or 0.0, copy_share or 0.0
     if max(compute, memory) >= BOUND:
         return "arithmetic" if compute >= memory else "memory"
     if matmul_share is None and copy_share is None:
-        return "Python and numpy"
+        return "Python and numpy" if name in ("render", "align", "supervise") else "not known"
     return "neither peak: small operations, padding, other kernels"
 
 
@@ -237,7 +240,9 @@ def _flops(session: Session, name: str, records: Sequence[Record]) -> int | None
     body = epochs * (pass_flops(student, lengths) - head * int(np.sum(lengths)))
     trained = sum(int((r.supervision.weight > 0).sum()) for r in records if r.supervision is not None)
     is_head_trained = causal_lm(session.model).get_output_embeddings().weight.requires_grad
-    products = {"forward": body, "backward": 2 * body}
+    # Frozen weights get no gradient, and activations that are not kept are made again
+    share = _trained_share(session.model) + session.config.student.gradient_checkpointing
+    products = {"forward": body, "backward": int(body * (1 + share))}
     products["loss"] = epochs * head * trained * (3 if is_head_trained else 2)
     return products.get(name)
 
@@ -250,6 +255,18 @@ def _bytes(session: Session, name: str, watch: _Watch) -> int | None:
     element = next(writer.parameters()).element_size()
     read: int = watch.calls * model_size(writer).num_parameters * element
     return read
+
+
+def _update_dtype(session: Session) -> torch.dtype:
+    """The precision of products in the update; a teacher may have another."""
+    own: torch.dtype = next(session.model.parameters()).dtype
+    by_name = {"bf16": torch.bfloat16, "fp16": torch.float16}
+    return by_name.get(session.accelerator.mixed_precision, own)
+
+
+def _trained_share(model: nn.Module) -> float:
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, is_trained in sizes if is_trained) / sum(size for size, _ in sizes)
 
 
 def _head_size(model: Any) -> int:
