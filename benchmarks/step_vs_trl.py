@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
                 steps[name].append(found)
     result = {
         "environment": describe_environment(),
-        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k != "json"},
+        "settings": {key: value for key, value in vars(args).items() if not isinstance(value, Path)},
         "sides": {name: side_result(workers[name], steps[name]) for name in workers},
     }
     for worker in workers.values():
