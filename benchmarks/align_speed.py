@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import os
 import random
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from statistics import median
 from typing import Any
 
 from tokenizers import Tokenizer
+from worker_process import WorkerProcess
 
 from dragoman.assets import resolve
 from dragoman.observe.environment import describe_environment
@@ -44,7 +44,6 @@ REQUIREMENTS = ("trl==1.16.0", "torch==2.13.0")
 CODE_MODULES = ("argparse", "ast", "configparser", "dataclasses", "difflib", "doctest", "enum", "inspect")
 SIDES = ("trl", "dragoman")
 JOBS = ("chunks", "ids", "sampled")
-QUIET = {"TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1"}
 ROOT = Path(__file__).parents[1]
 
 
@@ -61,7 +60,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     folders = [Path(resolve(args.student)), Path(resolve(args.teacher))]
     pythons = {"trl": trl_python(args.trl_environment), "dragoman": Path(sys.executable)}
-    workers = {side: Worker(side, python, folders) for side, python in pythons.items()}
+    script = Path(__file__).with_name("align_worker.py")
+    workers = {
+        side: WorkerProcess(side, [python, script, side, *folders], threads=1)
+        for side, python in pythons.items()
+    }
     tokenizers = [Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in folders]
     show_header()
     rows = []
@@ -79,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
             "teacher": args.teacher,
             "repeats": args.repeats,
             "calls": args.calls,
-            "workers": {side: worker.packages for side, worker in workers.items()},
+            "workers": {side: worker.greeting["packages"] for side, worker in workers.items()},
             "environment": describe_environment(),
             "rows": rows,
         }
@@ -87,42 +90,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-class Worker:
-    """A process of `align_worker.py` and the pipe to it."""
-
-    def __init__(self, side: str, python: Path, folders: list[Path]) -> None:
-        self.side = side
-        script = Path(__file__).with_name("align_worker.py")
-        self.process = subprocess.Popen(
-            [python, script, side, *folders],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **QUIET},
-        )
-        self.packages: dict[str, str] = self._answer()["packages"]
-
-    def ask(self, **request: Any) -> dict[str, Any]:
-        """Send a request and wait for its answer."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        """Let the process end by itself."""
-        self.process.communicate()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"the {self.side} worker ended with exit code {self.process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
-def measure(workers: dict[str, Worker], ids: list[list[int]], repeats: int, calls: int) -> dict[str, Any]:
+def measure(
+    workers: dict[str, WorkerProcess], ids: list[list[int]], repeats: int, calls: int
+) -> dict[str, Any]:
     """All timings of one text and length, in seconds; the sides take turns."""
     chunks = {side: worker.ask(ids=ids)["chunks"] for side, worker in workers.items()}
     seconds: dict[str, dict[str, list[float]]] = {job: {side: [] for side in SIDES} for job in JOBS}

@@ -19,14 +19,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from align_speed import QUIET, trl_python
+from align_speed import trl_python
+from worker_process import WorkerProcess
 
 from dragoman.assets import resolve
 from dragoman.observe.environment import describe_environment
@@ -70,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     names = list(workers)
     for turn in range(args.repeats + 1):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            found = workers[name].step()
+            found = workers[name].ask()
             print(
                 f"{turn}  {name:<22}{found['seconds']:7.1f} s{found['peak_bytes'] / 2**20:8.0f} MB",
                 file=sys.stderr,
@@ -117,7 +116,7 @@ def random_teacher(folder: Path) -> Path:
     return folder
 
 
-def start(args: argparse.Namespace, teacher: Path) -> dict[str, Worker]:
+def start(args: argparse.Namespace, teacher: Path) -> dict[str, WorkerProcess]:
     """All sides, each with its models loaded."""
     sides: dict[str, tuple[str, Path, dict[str, Any]]] = {}
     if not args.no_trl:
@@ -151,51 +150,19 @@ def start(args: argparse.Namespace, teacher: Path) -> dict[str, Worker]:
     for name, (kind, python, own) in sides.items():
         folder = args.work / name.replace(" ", "-")
         folder.mkdir(exist_ok=True)
-        workers[name] = Worker(kind, python, {**common, **own, "work": str(folder)}, args.threads)
+        file = folder / "settings.json"
+        file.write_text(json.dumps({**common, **own, "work": str(folder)}), encoding="utf-8")
+        script = Path(__file__).with_name("step_worker.py")
+        workers[name] = WorkerProcess(name, [python, script, kind, file], args.threads)
     return workers
 
 
-class Worker:
-    """A process of `step_worker.py` and the pipe to it."""
-
-    def __init__(self, kind: str, python: Path, settings: dict[str, Any], threads: int) -> None:
-        file = Path(settings["work"]) / "settings.json"
-        file.write_text(json.dumps(settings), encoding="utf-8")
-        self.process = subprocess.Popen(
-            [python, Path(__file__).with_name("step_worker.py"), kind, file],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", **QUIET},
-        )
-        self.loaded = self._answer()
-
-    def step(self) -> dict[str, Any]:
-        """Have it make a step."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("step\n")
-        self.process.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        """Let the process end by itself."""
-        self.process.communicate()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(f"a worker ended with exit code {self.process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-
-def side_result(worker: Worker, steps: list[dict[str, Any]]) -> dict[str, Any]:
+def side_result(worker: WorkerProcess, steps: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians over the counted steps."""
     stages = {name for step in steps for name in step["stages"]}
     return {
-        "packages": worker.loaded["packages"],
-        "loaded_bytes": worker.loaded["bytes"],
+        "packages": worker.greeting["packages"],
+        "loaded_bytes": worker.greeting["bytes"],
         "seconds": median(step["seconds"] for step in steps),
         "peak_bytes": median(step["peak_bytes"] for step in steps),
         "tokens": median(step["tokens"] for step in steps),
