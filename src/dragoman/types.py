@@ -225,7 +225,8 @@ class Supervision:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainBatch:
-    """Padded sequences and, flat, the N supervised tokens in them.
+    """Sequences in rows and, flat, the N supervised tokens in them. Where a row holds several sequences one
+    behind the other, `position_ids` counts within each.
 
     Supervised token n is `target[n]`, predicted from the hidden state at `[row[n], column[n]]`; where
     `is_stop[n]`, its probability is that of the whole stop set. `weight[n]` already holds the
@@ -247,6 +248,7 @@ class TrainBatch:
     rows: Rows | None = None
     units: Units | None = None
     sorted_logp: Float32[np.ndarray, "N R"] | None = None
+    position_ids: Int64[np.ndarray, "B L"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from dragoman.config import MethodConfig
 from dragoman.models import TokenScorer
 from dragoman.objective import row_divergence
 from dragoman.observe import Record
+from dragoman.padding import Packing
 from dragoman.train.collate import collate, micro_batches
 from dragoman.train.scored import score_batch
 from dragoman.types import Event, Prompt, Rollout, RowLabel, Rows, Supervision, TokenText, TrainBatch
@@ -121,7 +122,10 @@ def test_few_candidates_lose_little_and_never_more(model: PreTrainedModel) -> No
     assert 0 < values[0] < values[1] < values[2] < values[3]
 
 
-def test_micro_batches_add_up(model: PreTrainedModel) -> None:
+@pytest.mark.parametrize(
+    ("packing", "size", "number"), [(Packing.PADDED, 7, 2), (Packing.LINE, 12, 1), (Packing.LINE, 7, 2)]
+)
+def test_micro_batches_add_up(model: PreTrainedModel, packing: Packing, size: int, number: int) -> None:
     records, _ = two_records(model, 16)
     scorer = TokenScorer(model, STOPS, logit_slice=2)
     settings = MethodConfig()
@@ -131,8 +135,9 @@ def test_micro_batches_add_up(model: PreTrainedModel) -> None:
         return torch.stack(parts).sum()
 
     whole, gradient = gradients(model, lambda: total([collate(records, "token")]))
-    batches = micro_batches(records, max_tokens=7, normalise="token")
-    assert len(batches) == 2
+    batches = micro_batches(records, max_tokens=size, normalise="token", packing=packing)
+    assert len(batches) == number
+    assert (batches[0].position_ids is not None) == (number == 1)
     parts, other = gradients(model, lambda: total(batches))
     assert parts == pytest.approx(whole, rel=1e-6)
     for name, values in gradient.items():

@@ -150,7 +150,8 @@ def _memory(
     weights = [sum(p.numel() * p.element_size() for p in model.parameters()) for model in models]
     trained = sum(p.numel() * p.element_size() for p in models[0].parameters() if p.requires_grad)
     element = next(models[0].parameters()).element_size()
-    budgets = (config.train.micro_batch_tokens, config.teacher.batch_tokens)
+    kind = next(models[0].parameters()).device.type
+    budgets = (config.train.batch_tokens(kind), config.teacher.batch_tokens)
     tokens = [
         min(max(budget, length), rollouts * length) for budget, length in zip(budgets, lengths, strict=True)
     ]

@@ -129,7 +129,7 @@ def _engine(
     """What gives the responses: recorded turns where the run takes those, else the student."""
     if config.rollout.engine == "recorded":
         scorer = TokenScorer(model, student.tokenization.stop_ids, logit_slice=config.train.logit_slice)
-        return RecordedEngine(scorer, student, config.train.micro_batch_tokens)
+        return RecordedEngine(scorer, student, config.train.batch_tokens(model.device.type))
     return Sampler(model, student, Sampling.from_config(config.rollout, max_new_tokens=max_new_tokens))
 
 

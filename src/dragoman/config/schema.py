@@ -14,6 +14,8 @@ from dragoman.config.method import MethodConfig
 from dragoman.config.models import StudentConfig, TeacherConfig
 from dragoman.config.section import Names, Section
 
+MICRO_BATCH_TOKENS = {"cpu": 1024}
+"""Where products of more rows are no faster, so that more tokens only take more memory."""
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -138,8 +140,16 @@ class TrainConfig(Section):
 
     steps: int = Field(ge=1, description="Steps of the run; each samples, scores and updates once.")
     prompts_per_step: int = Field(default=16, ge=1, description="Prompts answered in a step.")
-    micro_batch_tokens: int = Field(
-        default=4096, ge=1, description="Student tokens, padding included, in one forward and backward pass."
+    micro_batch_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="Student tokens, padding included, in one forward and backward pass; null is 1024 on "
+        "CPU, 4096 elsewhere.",
+    )
+    packing: bool = Field(
+        default=True,
+        description="Lay short sequences behind each other in one row in place of padding, where the model "
+        "keeps them apart.",
     )
     minibatches: int = Field(
         default=1, ge=1, description="Parts a step's rollouts are divided into, with one optimiser step each."
@@ -185,6 +195,10 @@ class TrainConfig(Section):
         description="Positions whose logits exist in memory at once; null is as many as make 64 MB "
         "on CPU, 512 MB elsewhere.",
     )
+
+    def batch_tokens(self, device_type: str) -> int:
+        """`micro_batch_tokens` on a kind of device, such as `cpu`."""
+        return self.micro_batch_tokens or MICRO_BATCH_TOKENS.get(device_type, 4096)
 
 
 class EvalConfig(Section):

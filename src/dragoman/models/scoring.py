@@ -76,20 +76,26 @@ class TokenScorer(nn.Module):
         num_sorted: int = 0,
         loss: SliceLoss | None = None,
         unit_of: Int[Tensor, " N"] | None = None,
+        position_ids: Int[Tensor, "B L"] | None = None,
     ) -> TokenScores | Float[Tensor, ""]:
         """Score target n by what the model predicts after position `[row[n], column[n]]`.
 
-        Sequences are padded on the right. Gradients flow through `logp`, `candidate_logp`, `rest_logp` and
+        Sequences are padded on the right; or several lie in a row, which `position_ids` tells apart
+        (`dragoman.models.packing`). Gradients flow through `logp`, `candidate_logp`, `rest_logp` and
         `sorted_logp` only; reductions in float32. With a `loss`, the answer is its sum over slices of tokens
         in place of the scores; no slice ends within a unit (tokens of the same `unit_of`, but -1).
         """
         base = causal_lm(self.model)
+        # A mask for each row would hide that there are several sequences in it.
+        asked_of_model = (
+            {"attention_mask": attention_mask} if position_ids is None else {"position_ids": position_ids}
+        )
         if self.has_plain_head:
             backbone = getattr(base, base.base_model_prefix)
-            states = backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            states = backbone(input_ids=input_ids, use_cache=False, **asked_of_model)
             inputs, head = states.last_hidden_state[row, column], base.get_output_embeddings()
         else:
-            states = base(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+            states = base(input_ids=input_ids, use_cache=False, **asked_of_model)
             inputs, head = states.logits[row, column], nn.Identity()
         slices = _slices(len(target), self.logit_slice, unit_of)
         asked = self._asked(target, is_stop, candidates, num_sorted, slices)

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from dragoman.observe import Record
-from dragoman.padding import length_buckets, right_padded
+from dragoman.padding import Packing, in_rows, packed_batches
 from dragoman.train.ragged import joined_rows, joined_sorted, joined_units
 from dragoman.types import Event, Supervision, TrainBatch
 
 
-def micro_batches(records: Sequence[Record], *, max_tokens: int, normalise: str) -> list[TrainBatch]:
-    """Batches of at most `max_tokens` padded tokens, of similar lengths. There is always at least one, if
-    only to take part in a gradient reduction."""
+def micro_batches(
+    records: Sequence[Record], *, max_tokens: int, normalise: str, packing: Packing = Packing.PADDED
+) -> list[TrainBatch]:
+    """Batches of at most `max_tokens` tokens, padding included, of similar lengths. There is always at least
+    one, if only to take part in a gradient reduction."""
     lengths = [len(record.rollout.context_ids) + len(record.rollout.completion) for record in records]
     return [
-        collate([records[i] for i in bucket], normalise) for bucket in length_buckets(lengths, max_tokens)
+        collate([records[i] for row in rows for i in row], normalise, sizes=[len(row) for row in rows])
+        for rows in packed_batches(lengths, max_tokens, packing)
     ]
 
 
@@ -27,15 +30,20 @@ def normaliser(records: Sequence[Record], normalise: str) -> float:
     return float(sum(_count(record, normalise) for record in records))
 
 
-def collate(records: Sequence[Record], normalise: str) -> TrainBatch:
-    """One batch: every supervised token with the position that predicts it."""
-    ids, mask = right_padded(
-        [np.concatenate([r.rollout.context_ids, r.rollout.completion.ids]) for r in records]
-    )
+def collate(records: Sequence[Record], normalise: str, sizes: Sequence[int] | None = None) -> TrainBatch:
+    """One batch: every supervised token with the position that predicts it. Of the sequences the first
+    `sizes[0]` lie in the first row, and so on; in a row each if left out."""
+    sizes = [1] * len(records) if sizes is None else sizes
+    ends = np.cumsum(sizes).tolist()
+    sequences = [np.concatenate([r.rollout.context_ids, r.rollout.completion.ids]) for r in records]
+    laid = in_rows(sequences, [range(end - size, end) for size, end in zip(sizes, ends, strict=True)])
     kept = [np.flatnonzero(_supervision(r).weight > 0) for r in records]
-    places = [len(r.rollout.context_ids) + k for r, k in zip(records, kept, strict=True)]
-    row = np.repeat(np.arange(len(records)), [len(k) for k in kept])
-    place = np.concatenate(places)
+    counts = [len(k) for k in kept]
+    row = np.repeat(laid.row, counts)
+    before = [start + len(r.rollout.context_ids) for start, r in zip(laid.start, records, strict=True)]
+    place = np.repeat(before, counts) + np.concatenate(kept)
+    used = np.zeros(len(laid.ids), np.int64)
+    np.add.at(used, laid.row, list(map(len, sequences)))
 
     def picked(values: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([value[k] for value, k in zip(values, kept, strict=True)])
@@ -46,11 +54,12 @@ def collate(records: Sequence[Record], normalise: str) -> TrainBatch:
         return picked([np.zeros(0, np.float32) if value is None else value for value in values])
 
     return TrainBatch(
-        input_ids=ids,
-        attention_mask=mask,
+        input_ids=laid.ids,
+        attention_mask=(np.arange(laid.ids.shape[1]) < used[:, None]).astype(np.int64),
+        position_ids=laid.positions if max(sizes) > 1 else None,
         row=row,
         column=place - 1,
-        target=ids[row, place],
+        target=laid.ids[row, place],
         is_stop=picked([r.rollout.completion.event == Event.STOP for r in records]),
         weight=picked([_weights(r, normalise) for r in records]),
         credit=picked_if_all([_supervision(r).credit for r in records]),

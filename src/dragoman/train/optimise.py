@@ -17,6 +17,7 @@ from dragoman.errors import TrainingError
 from dragoman.models import TokenScorer
 from dragoman.objective import Objective, modified
 from dragoman.observe import Metrics, Ratio, Record
+from dragoman.padding import Packing
 from dragoman.pipeline import Stopwatch
 from dragoman.train.collate import micro_batches, normaliser
 from dragoman.train.scored import batch_loss
@@ -55,12 +56,15 @@ class Updater:
         optimizer: torch.optim.Optimizer,
         objective: Objective,
         config: Config,
+        packing: Packing = Packing.PADDED,
     ) -> None:
         self._accelerator = accelerator
         self._scorer = scorer
         self._optimizer = optimizer
         self._objective = modified(objective)
         self._config = config
+        self._packing = packing
+        self._batch_tokens = config.train.batch_tokens(accelerator.device.type)
 
     def update(self, records: Sequence[Record], step: int, watch: Stopwatch | None = None) -> Metrics:
         """`epochs` passes of `minibatches` optimiser steps each over the records of this rank.
@@ -81,7 +85,7 @@ class Updater:
     def _optimiser_step(self, records: Sequence[Record], step: int, watch: Stopwatch) -> Metrics:
         normalise = self._config.method.normalise
         batches = micro_batches(
-            records, max_tokens=self._config.train.micro_batch_tokens, normalise=normalise
+            records, max_tokens=self._batch_tokens, normalise=normalise, packing=self._packing
         )
         count = max(self._sum_over_ranks(normaliser(records, normalise)), 1.0)
         world = self._accelerator.num_processes

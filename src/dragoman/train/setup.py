@@ -21,6 +21,8 @@ from dragoman.evaluate import ForwardKL
 from dragoman.methods import Method, Signal, Sorts, Supervise, Writer, get_method
 from dragoman.models import TokenScorer, load_model
 from dragoman.models.loading import causal_lm, load_student
+from dragoman.models.packing import packing_of
+from dragoman.padding import Packing
 from dragoman.pipeline import Pipeline, supervisor
 from dragoman.render import Renderer
 from dragoman.rollout import RecordedEngine, ReplayEngine, Sampler, Sampling, StudentReference
@@ -108,7 +110,7 @@ def build_session(
         model=model,
         teacher=teacher,
         optimizer=optimizer,
-        updater=Updater(accelerator, wrapped, optimizer, objective, config),
+        updater=Updater(accelerator, wrapped, optimizer, objective, config, _packing(config, model)),
         pipeline=pipeline,
         heldout_pipeline=heldout_pipeline,
         forward=_forward(config, teacher, sampler, heldout or ()),
@@ -202,6 +204,17 @@ def _scorer(
     return scorer
 
 
+def _packing(config: Config, model: PreTrainedModel) -> Packing:
+    """How short sequences lie in a micro-batch."""
+    found = packing_of(model) if config.train.packing else Packing.PADDED
+    if config.train.packing and found is Packing.PADDED:
+        logger.info(
+            "%s does not keep sequences in one row apart, so they are padded in the update",
+            type(causal_lm(model)).__name__,
+        )
+    return found
+
+
 def _training_pipeline(
     config: Config,
     method: Method,
@@ -217,8 +230,9 @@ def _training_pipeline(
         engine = ReplayEngine(Path(config.rollout.replay), sampler.renderer.tokenization)
     elif config.rollout.engine == "recorded":
         stops = sampler.renderer.tokenization.stop_ids
+        batch_tokens = config.train.batch_tokens(sampler.model.device.type)
         reader = TokenScorer(sampler.model, stops, logit_slice=config.train.logit_slice, entropy=True)
-        engine = RecordedEngine(reader, sampler.renderer, config.train.micro_batch_tokens)
+        engine = RecordedEngine(reader, sampler.renderer, batch_tokens)
     return Pipeline(
         student=sampler.renderer,
         engine=engine,
@@ -273,7 +287,7 @@ def _forward(
         teacher=teacher.renderer,
         student=sampler.renderer,
         scorer=TokenScorer(sampler.model, stops, logit_slice=config.train.logit_slice),
-        batch_tokens=config.train.micro_batch_tokens,
+        batch_tokens=config.train.batch_tokens(sampler.model.device.type),
     )
 
 
@@ -285,7 +299,7 @@ def _student_reference(config: Config, method: Method, sampler: Sampler) -> Stud
         sampler.model,
         sampler.renderer.tokenization.stop_ids,
         logit_slice=config.train.logit_slice,
-        batch_tokens=config.train.micro_batch_tokens,
+        batch_tokens=config.train.batch_tokens(sampler.model.device.type),
     )
 
 
