@@ -111,7 +111,7 @@ def reference(student: Path, teacher: Path, run: Path) -> tuple[list[float], dic
     policy = load_model(StudentConfig(model=str(student)))
     scorer = TokenScorer(policy, STOPS, logit_slice=512)
     expert = TokenScorer(load_model(TeacherConfig(model=str(teacher))), STOPS, logit_slice=512)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=LR, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=LR, weight_decay=0.0, fused=True)
     losses = []
     for step in range(1, STEPS + 1):
         rollouts = [r.rollout for r in read_records(run / "rollouts" / f"step-{step:06d}.jsonl")]
