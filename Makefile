@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check format fuzz bench-align bench-alignment bench-methods bench-lab bench-loss bench-step clean
+.PHONY: help quickstart test check format fuzz bench-align bench-alignment bench-methods bench-lab bench-loss bench-step bench-rollouts clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -67,6 +67,10 @@ bench-loss: $(STAMP) ## Time and memory of head and loss, in one pass and on who
 bench-step: $(STAMP) ## A whole training step against TRL's GOLD, in an environment made for it; half an hour
 	$(BIN)/dragoman assets get pair tokenizers
 	$(BIN)/python benchmarks/step_vs_trl.py --json benchmarks/results/step_vs_trl.json
+
+bench-rollouts: $(STAMP) ## Sampling against transformers' generate, by rows, contexts and vocabulary; twenty minutes
+	$(BIN)/dragoman assets get pair
+	$(BIN)/python benchmarks/rollouts.py --json benchmarks/results/rollouts.json --plot benchmarks/results/rollouts.svg
 
 clean: ## Remove the environment and caches; keeps runs/ and the fetched assets
 	rm -rf $(VENV) build dist src/*.egg-info

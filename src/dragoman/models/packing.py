@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,8 @@ from dragoman.padding import Packing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 _LENGTHS = (7, 5)
 """Of the two sequences of the trial."""
@@ -31,8 +34,10 @@ def packing_of(model: PreTrainedModel) -> Packing:
     config = base.config.get_text_config()
     if config.is_encoder_decoder or "position_ids" not in inspect.signature(type(base).forward).parameters:
         return Packing.PADDED
-    is_line = str(config._attn_implementation).startswith("flash")
-    return (Packing.LINE if is_line else Packing.ROWS) if _keeps_apart(base) else Packing.PADDED
+    if not _keeps_apart(base):
+        logger.info("%s sees sequences in one row as one, so they are padded", type(base).__name__)
+        return Packing.PADDED
+    return Packing.LINE if str(config._attn_implementation).startswith("flash") else Packing.ROWS
 
 
 def _keeps_apart(base: PreTrainedModel) -> bool:

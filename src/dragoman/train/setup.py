@@ -95,6 +95,7 @@ def build_session(
     )
     scorer = _scorer(config, model, student, supervise)
     wrapped, optimizer = accelerator.prepare(scorer, make_optimizer(scorer, config.train))
+    packing = packing_of(model) if config.train.packing else Packing.PADDED
     sampler = Sampler(model, student, Sampling.from_config(config.rollout))
     pipeline = _training_pipeline(config, method, supervise, sampler, teacher)
     if method.signal in (Signal.CREDIT, Signal.MIXED):
@@ -110,7 +111,7 @@ def build_session(
         model=model,
         teacher=teacher,
         optimizer=optimizer,
-        updater=Updater(accelerator, wrapped, optimizer, objective, config, _packing(config, model)),
+        updater=Updater(accelerator, wrapped, optimizer, objective, config, packing),
         pipeline=pipeline,
         heldout_pipeline=heldout_pipeline,
         forward=_forward(config, teacher, sampler, heldout or ()),
@@ -202,17 +203,6 @@ def _scorer(
             type(causal_lm(model)).__name__,
         )
     return scorer
-
-
-def _packing(config: Config, model: PreTrainedModel) -> Packing:
-    """How short sequences lie in a micro-batch."""
-    found = packing_of(model) if config.train.packing else Packing.PADDED
-    if config.train.packing and found is Packing.PADDED:
-        logger.info(
-            "%s does not keep sequences in one row apart, so they are padded in the update",
-            type(causal_lm(model)).__name__,
-        )
-    return found
 
 
 def _training_pipeline(
