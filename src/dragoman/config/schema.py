@@ -14,7 +14,7 @@ from dragoman.config.method import MethodConfig
 from dragoman.config.models import StudentConfig, TeacherConfig
 from dragoman.config.section import Names, Section
 
-MICRO_BATCH_TOKENS = {"cpu": 1024}
+MICRO_BATCH_TOKENS = {"cpu": 512}
 """Where products of more rows are no faster, so that more tokens only take more memory."""
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -143,7 +143,7 @@ class TrainConfig(Section):
     micro_batch_tokens: int | None = Field(
         default=None,
         ge=1,
-        description="Student tokens, padding included, in one forward and backward pass; null is 1024 on "
+        description="Student tokens, padding included, in one forward and backward pass; null is 512 on "
         "CPU, 4096 elsewhere.",
     )
     packing: bool = Field(
