@@ -18,8 +18,8 @@ from dragoman.models.flops import pass_flops, student_lengths, teacher_lengths
 from dragoman.models.loading import causal_lm, model_size
 from dragoman.observe import Record
 from dragoman.pipeline import Stopwatch
-from dragoman.train.loop import step_requests
 from dragoman.train.machine import Peaks, forget_peak, measure_peaks, peak_memory
+from dragoman.train.overlap import step_requests
 from dragoman.train.setup import Session
 
 STAGES = (
