@@ -31,7 +31,8 @@ class RunConfig(Section):
     threads: int | None = Field(
         default=None,
         ge=1,
-        description="Threads PyTorch uses within an operation; null leaves PyTorch's own choice.",
+        description="Threads PyTorch uses within an operation; null measures at the start, on CPU, how many "
+        "pay while sampling, and otherwise. Runs that are to be equal to the last bit need a number.",
     )
     trackers: Names = Field(
         default=("tensorboard",),

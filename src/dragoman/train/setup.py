@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +29,7 @@ from dragoman.teach import InProcessTeacher, check_reference, in_process_caps, l
 from dragoman.text.pair import PairTables
 from dragoman.train.checks import checked_method
 from dragoman.train.optimise import Updater, make_optimizer, sum_over_processes
+from dragoman.train.threads import Threads
 from dragoman.types import Prompt, TeacherLevel
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Session:
     """The teacher's texts on the held-out prompts, where evaluations read them."""
     prompts: Sequence[Prompt]
     heldout: Sequence[Prompt]
+    threads: Threads = field(default_factory=Threads)
 
 
 def build_session(
