@@ -76,7 +76,7 @@ def test_two_processes_equal_one(
     if method == "span":  # long enough for a share and a penalty, which are those of the whole step
         changes["rollout.max_new_tokens"] = 32
     overrides = [f"{key}={value}" for key, value in changes.items()]
-    code, errors = on_two(config, environment, f"run.dir={two}", *overrides)
+    code, errors = on_two(config, environment, f"run.dir={two}", "run.threads=null", *overrides)
     assert code == 0, errors[-3000:]
     one = run("one", changes)
     expected, found = metrics(one.path), metrics(two)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 GAIN = 0.9
 """Share of the time of fewer threads that more threads may take at most."""
-ROUNDS = 5
+ROUNDS = 9
 SECONDS = 0.6
 """Of one kind of work, after which no further round begins."""
 MOST_WIDTH, MOST_WIDE = 1024, 2048
