@@ -71,7 +71,7 @@ class Batches:
                 logger.warning(
                     "train.max_staleness gains nothing here: teacher and student share the device %r and "
                     "wait for each other; set it to 0",
-                    str(self._session.accelerator.device),
+                    str(self._session.model.device),
                 )
         return self
 
@@ -128,7 +128,7 @@ def _of_version(batch: SampledBatch, version: int) -> SampledBatch:
 def is_on_student_device(session: Session) -> bool:
     """Whether the teacher works where the student does."""
     teacher = session.pipeline.teacher
-    return isinstance(teacher, InProcessTeacher) and teacher.model.device == session.accelerator.device
+    return isinstance(teacher, InProcessTeacher) and teacher.model.device == session.model.device
 
 
 def saves_after(config: Config, step: int) -> bool:

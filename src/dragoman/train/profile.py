@@ -120,7 +120,8 @@ class _Watch(Stopwatch):
 
 
 def profile(session: Session, *, steps: int = 3) -> Profile:
-    """Make `steps` steps of a session behind one that warms up; its weights change, nothing is written."""
+    """Make `steps` steps of a session behind one that warms up, stage after stage whatever
+    `train.max_staleness` says; its weights change, nothing is written."""
     device = session.accelerator.device
     watches, batches = [], []
     for step in range(steps + 1):
