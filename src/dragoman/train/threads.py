@@ -35,12 +35,13 @@ if TYPE_CHECKING:
 GAIN = 0.9
 """Share of the time of fewer threads that more threads may take at most."""
 ROUNDS = 9
-SECONDS = 0.6
+SECONDS = 0.4
 """Of one kind of work, after which no further round begins."""
-MOST_WIDTH, MOST_WIDE = 1024, 2048
+MOST_WIDTH, MOST_WIDE = 768, 1536
 """Of the layers that are timed, whatever the student has: larger products gain from threads all the more."""
 LAYER_VALUES = 2**24
 """Weights of all layers together: 64 MB in float32, more than a cache of one core holds."""
+MOST_LAYERS = 32
 ROWS = 512
 """Of a product like those of an update."""
 
@@ -113,7 +114,8 @@ def time_threads(*, width: int, wide: int, rows: int, dtype: torch.dtype) -> Tim
     rows, as in sampling, and one of them on `ROWS` rows. Takes a second or two, and 128 MB."""
     width, wide = min(width, MOST_WIDTH), min(wide, MOST_WIDE)
     size = 2 * width * (width + wide)
-    layers = nn.Sequential(*(_layer(width, wide, dtype) for _ in range(max(1, LAYER_VALUES // size))))
+    depth = min(max(1, LAYER_VALUES // size), MOST_LAYERS)
+    layers = nn.Sequential(*(_layer(width, wide, dtype) for _ in range(depth)))
     few, many = (torch.ones(number, width, dtype=dtype) for number in (rows, ROWS))
     with torch.no_grad(), fast_linears(layers, packed=True):
         sampling = alternated(lambda: layers(few), counts(most_threads()))
