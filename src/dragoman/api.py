@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from dragoman.observe import RunDirectory
 from dragoman.report import write_report
 from dragoman.train.loop import Progress, silent, train
 from dragoman.train.setup import build_session
+from dragoman.train.threads import recorded_threads, tuned, using
 from dragoman.types import Prompt
 
 logger = logging.getLogger(__name__)
@@ -101,15 +102,23 @@ def run_training(
             f"the run folder {path} is not empty; go on with that run by --resume, or name another with "
             "run.dir"
         )
-    session = build_session(config, path, prompts, heldout)
+    session = tuned(build_session(config, path, prompts, heldout), recorded_threads(path) if resume else None)
     if PartialState().is_main_process:
-        run = RunDirectory.create(path, text, config.to_json(), overrides=overrides, resume=resume)
+        run = RunDirectory.create(
+            path,
+            text,
+            config.to_json(),
+            overrides=overrides,
+            resume=resume,
+            environment={"threads": asdict(session.threads)},
+        )
         if run.changed_keys:
             logger.warning("resumed with other settings than before: %s", ", ".join(run.changed_keys))
     else:
         run = RunDirectory(path)
     session.accelerator.wait_for_everyone()
-    summary = train(session, run, resume=resume, progress=progress)
+    with using(session.threads.other):
+        summary = train(session, run, resume=resume, progress=progress)
     if session.accelerator.is_main_process:
         write_report(path)
     return Distillation(path=path, model=path / "final", summary=summary)

@@ -60,6 +60,16 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampledBatch:
+    """Responses of a step in the order of their requests, and the teacher's view of each; None where its
+    template refuses one, and throughout where nothing is scored."""
+
+    step: int
+    rollouts: Sequence[Rollout]
+    views: Sequence[TeacherView | None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pipeline:
     """The stages before the loss. With a `writer` other than the student, its answers become the student's
     and are not scored. With a `reference`, rollouts are scored by the student before training as well."""
@@ -78,27 +88,46 @@ class Pipeline:
     ) -> list[Record]:
         """Everything known about the responses to some requests, in their order."""
         watch = watch or Stopwatch()
+        return self.settled(self.scored(self.sampled(requests, seed=seed, step=step, watch=watch), watch))
+
+    def sampled(self, requests: Sequence[Request], *, seed: int, step: int, watch: Stopwatch) -> SampledBatch:
+        """The half of `records` that reads the student's weights: responses, with the teacher's views."""
         with watch.stage("rollout"):
             rollouts = self.engine.rollouts(requests, seed=seed, step=step)
         if self.supervise is None:
             answers = [answer_for_student(rollout, self.student, self.writer) for rollout in rollouts]
-            return [Record(rollout=a, supervision=supervise_answer(a), step=step) for a in answers]
+            return SampledBatch(step=step, rollouts=answers, views=[None] * len(answers))
         if self.reference is not None:
             with watch.stage("reference"):
                 rollouts = self.reference.scored(rollouts)
         with watch.stage("teacher"), watch.part("render"):
             views = [self._view(rollout) for rollout in rollouts]
+        return SampledBatch(step=step, rollouts=rollouts, views=views)
+
+    def scored(self, batch: SampledBatch, watch: Stopwatch) -> list[Record]:
+        """The half of `records` that reads no weights but the teacher's, draws nothing and asks no other
+        process, so that it may run beside an update."""
+        if self.supervise is None:
+            answers = batch.rollouts
+            return [Record(rollout=a, supervision=supervise_answer(a), step=batch.step) for a in answers]
         records = []
-        for group in full_row_groups(views, self.teacher.caps.full_row):
+        for group in full_row_groups(batch.views, self.teacher.caps.full_row):
+            rollouts, views = batch.rollouts[group], batch.views[group]
             with watch.stage("teacher"):
-                scores = deque(self.teacher.score([view for view in views[group] if view is not None]))
+                scores = deque(self.teacher.score([view for view in views if view is not None]))
             with watch.stage("align"):
-                for rollout, view in zip(rollouts[group], views[group], strict=True):
+                for rollout, view in zip(rollouts, views, strict=True):
                     if view is None:
-                        records.append(Record(rollout=rollout, supervision=refused(rollout), step=step))
+                        records.append(Record(rollout=rollout, supervision=refused(rollout), step=batch.step))
                     else:
-                        records.append(self._record(rollout, view, scores.popleft(), step, watch))
-        # In no stage: the first to be done waits here for the slowest process.
+                        records.append(self._record(rollout, view, scores.popleft(), batch.step, watch))
+        return records
+
+    def settled(self, records: Sequence[Record]) -> list[Record]:
+        """The records with what the supervisions of a whole step have to share: the first process to be done
+        waits here, in no stage, for the slowest."""
+        if self.supervise is None:
+            return list(records)
         settled = iter(settle([r.supervision for r in records if r.supervision is not None], self.add))
         return [r if r.supervision is None else replace(r, supervision=next(settled)) for r in records]
 

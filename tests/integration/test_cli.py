@@ -112,7 +112,10 @@ def test_doctor(call: Call) -> None:
     facts = json.loads(found.out)
     assert (found.code, found.err) == (0, "")
     assert set(facts["packages"]) >= {"dragoman", "torch", "transformers"}
-    assert all(speed > 0 for speed in facts["matmul_gflops"].values())
+    for kind in ("sampling", "other"):
+        speeds = facts[f"{kind}_gflops"]
+        assert speeds and all(speed > 0 for speed in speeds.values())
+        assert f"{facts['threads_chosen'][kind]} threads" in speeds
     assert "packages\n" in call("doctor").out
 
 

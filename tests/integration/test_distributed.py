@@ -55,9 +55,9 @@ def on_two(config: Path, environment: Mapping[str, str], *overrides: str) -> tup
 
 
 @pytest.mark.parametrize(
-    ("method", "environment"),
-    [("span", {}), ("sft", TOLD)],
-    ids=["torchrun", "accelerate"],
+    ("method", "environment", "staleness"),
+    [("span", {}, 0), ("sft", TOLD, 0), ("span", {}, 1)],
+    ids=["torchrun", "accelerate", "a batch ahead"],
 )
 def test_two_processes_equal_one(
     run: Run,
@@ -66,14 +66,17 @@ def test_two_processes_equal_one(
     tmp_path: Path,
     method: str,
     environment: Mapping[str, str],
+    staleness: int,
 ) -> None:
     two = tmp_path / "two"
     # of 4 rollouts a step each process has 2, and one minibatch of each of them
     changes = {"method.name": method, "train.save_every": 1, "train.minibatches": 1}
+    if staleness:  # no batch is begun before a checkpoint that lies in front of it
+        changes |= {"train.max_staleness": staleness, "train.steps": 4, "train.save_every": 3}
     if method == "span":  # long enough for a share and a penalty, which are those of the whole step
         changes["rollout.max_new_tokens"] = 32
     overrides = [f"{key}={value}" for key, value in changes.items()]
-    code, errors = on_two(config, environment, f"run.dir={two}", *overrides)
+    code, errors = on_two(config, environment, f"run.dir={two}", "run.threads=null", *overrides)
     assert code == 0, errors[-3000:]
     one = run("one", changes)
     expected, found = metrics(one.path), metrics(two)
@@ -89,7 +92,8 @@ def test_two_processes_equal_one(
     weights, others = (load_file(path / "final" / "model.safetensors") for path in (two, one.path))
     for name, value in others.items():
         torch.testing.assert_close(weights[name], value, atol=1e-4, rtol=0)
-    assert sorted(path.name for path in (two / "checkpoints").iterdir()) == ["step-000001", "step-000002"]
+    kept = ["step-000003", "step-000004"] if staleness else ["step-000001", "step-000002"]
+    assert sorted(path.name for path in (two / "checkpoints").iterdir()) == kept
     summary = json.loads((two / "summary.json").read_text())
     for name in ("tokens", "dropped", "flops"):
         assert summary[name] == one.summary[name]

@@ -143,6 +143,8 @@ def test_sum_and_metrics() -> None:
     values = output.metrics.values()
     assert values["clip_rate"] == 0.5
     assert values["log_ratio_clamp_rate"] == 0.0
+    # (1 + 1.5 + 2 · 0.5) / 4
+    assert values["policy_ratio"] == pytest.approx(0.875, rel=1e-6)
     # (0 + log 1.5 + 2 log 2) / 4
     assert values["policy_shift"] == pytest.approx((math.log(1.5) + 2 * math.log(2)) / 4, rel=1e-6)
 

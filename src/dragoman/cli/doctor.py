@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import click
+
+_WIDTH, _WIDE, _ROWS = 576, 1536, 8
+"""Of a student of 135M parameters that writes eight responses at once."""
 
 
 @click.command()
@@ -31,33 +35,21 @@ def _facts() -> dict[str, Any]:
 
     from dragoman.assets import CATALOGUE, is_present
     from dragoman.observe.environment import describe_environment
+    from dragoman.train.threads import time_threads
 
-    speeds = _matmul_speeds()
-    fastest = max(speeds, key=lambda threads: speeds[threads])
+    timed = time_threads(width=_WIDTH, wide=_WIDE, rows=_ROWS, dtype=torch.float32)
     return {
         **describe_environment(),
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or ["cpu"],
-        "threads_in_use": torch.get_num_threads(),
-        "matmul_gflops": {f"{threads} threads": round(speed, 1) for threads, speed in speeds.items()},
-        "advice": f"run.threads={fastest} was fastest just now; measure again when the machine is idle",
+        "threads_chosen": asdict(timed.best),
+        "sampling_gflops": _speeds(timed.sampling, timed.sampling_flops),
+        "other_gflops": _speeds(timed.other, timed.other_flops),
+        "advice": "chosen anew at the start of each run; set run.threads for runs equal to the last bit, and "
+        "measure again when the machine is idle",
         "assets": [name for name in CATALOGUE if is_present(name)],
     }
 
 
-def _matmul_speeds(size: int = 1024, repeats: int = 5) -> dict[int, float]:
-    """Best of `repeats` float32 products of two size x size matrices, in GFLOP/s, by thread count."""
-    import torch
-
-    before = torch.get_num_threads()
-    matrix = torch.ones(size, size)
-    speeds = {}
-    for threads in sorted({1, before}):
-        torch.set_num_threads(threads)
-        seconds = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            matrix @ matrix
-            seconds.append(time.perf_counter() - start)
-        speeds[threads] = 2 * size**3 / min(seconds) / 1e9
-    torch.set_num_threads(before)
-    return speeds
+def _speeds(seconds: Mapping[int, float], flops: int) -> dict[str, float]:
+    """GFLOP/s by number of threads."""
+    return {f"{threads} threads": round(flops / taken / 1e9, 1) for threads, taken in seconds.items()}

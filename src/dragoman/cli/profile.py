@@ -36,11 +36,14 @@ def profile(config: Path, overrides: tuple[str, ...], steps: int, plot: Path | N
     from dragoman.report.profile import draw_profile, profile_lines
     from dragoman.train import build_session
     from dragoman.train.profile import profile as measure
+    from dragoman.train.threads import tuned, using
 
     settings = load_config(config, [*overrides, "run.trackers=[]"], method_defaults)
     click.echo(f"{steps + 1} steps of {settings.method.name}, the first to warm up", err=True)
     with tempfile.TemporaryDirectory() as folder:
-        found: Profile = measure(build_session(settings, Path(folder)), steps=steps)
+        session = tuned(build_session(settings, Path(folder)))
+        with using(session.threads.other):
+            found: Profile = measure(session, steps=steps)
     if plot is not None:
         draw_profile(found, plot)
     if as_json:

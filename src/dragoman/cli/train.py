@@ -145,6 +145,11 @@ def _dry_run(settings: Config) -> None:
 def _outcome(summary: Mapping[str, object]) -> str:
     before, after, change = summary["before"], summary["after"], summary["change"]
     lines = [f"{summary['method']}: {summary['steps']} steps in {summary['seconds']:.0f} s"]
+    threads = summary["threads"]
+    if isinstance(threads, Mapping) and threads["other"] is not None:
+        lines.append(
+            f"threads  {threads['sampling']} while sampling, {threads['other']} otherwise, as measured"
+        )
     if isinstance(before, Mapping) and isinstance(after, Mapping) and isinstance(change, Mapping):
         for when, values in (("before", before), ("after", after)):
             low, high = values["kl_per_byte_ci"]

@@ -33,7 +33,8 @@ class RunConfig(Section):
     threads: int | None = Field(
         default=None,
         ge=1,
-        description="Threads PyTorch uses within an operation; null leaves PyTorch's own choice.",
+        description="Threads PyTorch uses within an operation; null measures at the start, on CPU, how many "
+        "pay while sampling, and otherwise. Runs that are to be equal to the last bit need a number.",
     )
     trackers: Names = Field(
         default=("tensorboard",),
@@ -155,6 +156,13 @@ class TrainConfig(Section):
         default=1, ge=1, description="Parts a step's rollouts are divided into, with one optimiser step each."
     )
     epochs: int = Field(default=1, ge=1, description="Passes over a step's rollouts.")
+    max_staleness: int = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="Steps by which the weights that sample a batch may be behind; with 1 the next batch is "
+        "sampled before an update and scored while it runs, for a teacher with a device of its own.",
+    )
     lr: float = Field(default=1e-5, ge=0, description="Learning rate of AdamW after warm-up.")
     betas: Annotated[tuple[Beta, Beta], Strict(False)] = Field(
         default=(0.9, 0.999), description="Decay rates of AdamW's first and second moment."

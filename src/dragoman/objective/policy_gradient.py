@@ -39,6 +39,7 @@ def policy_gradient(scored: Scored, settings: MethodConfig) -> LossOutput:
             {
                 "clip_rate": Ratio(num_clipped, num_tokens),
                 "log_ratio_clamp_rate": Ratio(num_bounded, num_tokens),
+                "policy_ratio": Ratio(float(ratio.detach().sum()), num_tokens),
                 "policy_shift": Ratio(float(log_ratio.detach().abs().sum()), num_tokens),
             }
         ),

@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dragoman.errors import DataError, UsageError
@@ -46,11 +47,13 @@ class RunDirectory:
         *,
         overrides: Sequence[str] = (),
         resume: bool = False,
+        environment: Mapping[str, Any] = MappingProxyType({}),
     ) -> RunDirectory:
         """Begin a run in an empty or new folder, or open an earlier run to go on with it.
 
-        `config_text` is the configuration as the user wrote it, `config_json` the resolved one. Before
-        logging, a resumed run calls `truncate_after` with the step of its checkpoint.
+        `config_text` is the configuration as the user wrote it, `config_json` the resolved one,
+        `environment` what `env.json` says besides versions and machine. Before logging, a resumed run calls
+        `truncate_after` with the step of its checkpoint.
 
         Raises UsageError if a new run meets a folder that holds something, or if there is nothing to
         resume.
@@ -79,7 +82,7 @@ class RunDirectory:
         write_text(path / "config.yaml", "".join(["# overrides:\n"] * bool(comment) + comment) + config_text)
         write_text(resolved, config_json)
         run = cls(path, changed)
-        run.write_json("env.json", describe_environment())
+        run.write_json("env.json", {**describe_environment(), **environment})
         return run
 
     def log(self, step: int, phase: str, values: Mapping[str, float]) -> None:

@@ -170,6 +170,7 @@ class Account:
             "student": config.student.model,
             "teacher": config.teacher.model,
             "steps": config.train.steps,
+            "threads": asdict(session.threads),
             **self.spent(),
             "before": None if self.before is None else self.before.figures,
             "after": None if self.after is None else self.after.figures,

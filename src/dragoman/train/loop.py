@@ -14,16 +14,14 @@ import torch
 from accelerate.utils import gather_object
 
 from dragoman.config import Config
-from dragoman.data import occurrences, prompt_indices
 from dragoman.errors import TrainingError
 from dragoman.evaluate import Evaluation, evaluate, measure
 from dragoman.observe import Metrics, RunDirectory, write_records
-from dragoman.pipeline import Stopwatch
-from dragoman.rollout import Request
 from dragoman.train.account import Account, HeldOut
 from dragoman.train.checkpoint import Checkpoints
 from dragoman.train.export import save_final
 from dragoman.train.optimise import sum_over_processes
+from dragoman.train.overlap import Batches, saves_after
 from dragoman.train.setup import Session
 
 
@@ -59,17 +57,18 @@ def train(
     session.accelerator.init_trackers(config.run.project, config=_flat(config.model_dump(mode="json")))
     if first == 0 and session.heldout:
         account.before = HeldOut.of(_evaluate(session, run, account, 0, progress))
-    for step in range(first + 1, config.train.steps + 1):
-        values = _step(session, run, account, step)
-        if main:
-            run.log(step, "train", values)
-        session.accelerator.log({f"train/{k}": v for k, v in values.items()}, step=step)
-        progress("train", step, config.train.steps, values)
-        if _evaluates_after(config, step):
-            _evaluate(session, run, account, step, progress)
-        every = config.train.save_every
-        if every and (step % every == 0 or step == config.train.steps):
-            _save(session, checkpoints, account, step)
+    with Batches(session) as batches:
+        for step in range(first + 1, config.train.steps + 1):
+            values = _step(session, run, account, batches, step)
+            if main:
+                run.log(step, "train", values)
+            session.accelerator.log({f"train/{k}": v for k, v in values.items()}, step=step)
+            progress("train", step, config.train.steps, values)
+            if _evaluates_after(config, step):
+                batches.rest()
+                _evaluate(session, run, account, step, progress)
+            if saves_after(config, step):
+                _save(session, checkpoints, account, step)
     if session.heldout:
         account.after = HeldOut.of(_evaluate(session, run, account, config.train.steps, progress))
     summary = account.summary(session)
@@ -86,15 +85,19 @@ def _evaluates_after(config: Config, step: int) -> bool:
     return every > 0 and step % every == 0 and step < config.train.steps
 
 
-def _step(session: Session, run: RunDirectory, account: Account, step: int) -> dict[str, float]:
-    config, watch = session.config, Stopwatch()
+def _step(
+    session: Session, run: RunDirectory, account: Account, batches: Batches, step: int
+) -> dict[str, float]:
+    config = session.config
     torch.manual_seed(
         (config.run.seed << 20) + step * session.accelerator.num_processes + session.accelerator.process_index
     )
-    records = session.pipeline.records(
-        step_requests(session, step), seed=config.run.seed, step=step, watch=watch
-    )
-    measured = _over_ranks(session, Metrics().merge(*map(measure, records)))
+    batch = batches.take(step)
+    records, watch = batch.records, batch.watch
+    found = Metrics().merge(*map(measure, records))
+    if config.train.max_staleness:
+        found = found.merge(batch.metrics)
+    measured = _over_ranks(session, found)
     _check_signal(session, measured, step)
     with watch.stage("update"):
         updated = session.updater.update(records, step)
@@ -103,21 +106,6 @@ def _step(session: Session, run: RunDirectory, account: Account, step: int) -> d
         write_records(run.rollouts_path(step), records[: config.run.log_rollouts])
     values = measured.values() | _over_ranks(session, updated).values()
     return values | {f"seconds_{name}": seconds for name, seconds in watch.seconds.items()}
-
-
-def step_requests(session: Session, step: int) -> list[Request]:
-    """The responses this rank samples in a step."""
-    config = session.config
-    indices = prompt_indices(
-        len(session.prompts), step, config.train.prompts_per_step, config.run.seed, config.data.shuffle
-    )
-    samples = config.rollout.samples_per_prompt
-    requests = [
-        Request(prompt=session.prompts[index], sample=earlier * samples + k)
-        for index, earlier in zip(indices.tolist(), occurrences(indices).tolist(), strict=True)
-        for k in range(samples)
-    ]
-    return requests[session.accelerator.process_index :: session.accelerator.num_processes]
 
 
 def _check_signal(session: Session, measured: Metrics, step: int) -> None:

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dragoman.audit.cost import seconds_when_done
+from dragoman.models.loading import causal_lm
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
@@ -36,6 +38,13 @@ def measure_peaks(
     product = min(_seconds(lambda: left @ right, device) for _ in range(repeats))
     copy = min(_seconds(lambda: target.copy_(source), device) for _ in range(repeats))
     return Peaks(matmul_flops=2 * 1024 * width * wide / product, copy_bytes=2 * 4 * source.numel() / copy)
+
+
+def layer_widths(model: Any) -> tuple[int, int]:
+    """How wide a model's hidden states are, and how wide its layers within."""
+    config = causal_lm(model).config.get_text_config()
+    wide = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return config.hidden_size, wide
 
 
 def forget_peak(device: torch.device) -> None:

@@ -18,8 +18,8 @@ from dragoman.models.flops import pass_flops, student_lengths, teacher_lengths
 from dragoman.models.loading import causal_lm, model_size
 from dragoman.observe import Record
 from dragoman.pipeline import Stopwatch
-from dragoman.train.loop import step_requests
-from dragoman.train.machine import Peaks, forget_peak, measure_peaks, peak_memory
+from dragoman.train.machine import Peaks, forget_peak, layer_widths, measure_peaks, peak_memory
+from dragoman.train.overlap import step_requests
 from dragoman.train.setup import Session
 
 STAGES = (
@@ -120,7 +120,8 @@ class _Watch(Stopwatch):
 
 
 def profile(session: Session, *, steps: int = 3) -> Profile:
-    """Make `steps` steps of a session behind one that warms up; its weights change, nothing is written."""
+    """Make `steps` steps of a session behind one that warms up, stage after stage whatever
+    `train.max_staleness` says; its weights change, nothing is written."""
     device = session.accelerator.device
     watches, batches = [], []
     for step in range(steps + 1):
@@ -134,13 +135,8 @@ def profile(session: Session, *, steps: int = 3) -> Profile:
         if step:
             watches.append(watch)
             batches.append(records)
-    config = causal_lm(session.model).config.get_text_config()
-    peaks = measure_peaks(
-        device,
-        _update_dtype(session),
-        width=config.hidden_size,
-        wide=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
-    )
+    width, wide = layer_widths(session.model)
+    peaks = measure_peaks(device, _update_dtype(session), width=width, wide=wide)
     tokens = median(sum(len(r.rollout.completion) for r in records) for records in batches)
     names = [name for name in STAGES if median(watch.by_stage().get(name, 0.0) for watch in watches) > 0]
     return Profile(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,9 @@ from dragoman.rollout import RecordedEngine, ReplayEngine, Sampler, Sampling, St
 from dragoman.rollout.engine import RolloutEngine
 from dragoman.teach import InProcessTeacher, check_reference, in_process_caps, load_reference
 from dragoman.text.pair import PairTables
+from dragoman.train.checks import checked_method
 from dragoman.train.optimise import Updater, make_optimizer, sum_over_processes
+from dragoman.train.threads import Threads
 from dragoman.types import Prompt, TeacherLevel
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Session:
     """The teacher's texts on the held-out prompts, where evaluations read them."""
     prompts: Sequence[Prompt]
     heldout: Sequence[Prompt]
+    threads: Threads = field(default_factory=Threads)
 
 
 def build_session(
@@ -71,7 +74,7 @@ def build_session(
     """
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
-    method = _method(config)
+    method = checked_method(config)
     prompts = _prompts(config, config.data.train, config.data.limit) if prompts is None else prompts
     if heldout is None and config.data.heldout is not None:
         heldout = _prompts(config, config.data.heldout, config.data.heldout_limit)
@@ -118,23 +121,6 @@ def build_session(
         prompts=prompts,
         heldout=heldout or (),
     )
-
-
-def _method(config: Config) -> Method:
-    method = get_method(config.method.name)
-    if method.writer is Writer.TEACHER and config.rollout.engine != "sample":
-        raise UsageError(
-            f"method {method.name!r} trains on what the teacher writes, so rollout.engine="
-            f"{config.rollout.engine!r} would be ignored; set it to 'sample', or choose another method"
-        )
-    if config.teacher.reference is not None and method.level is not TeacherLevel.REFERENCE:
-        raise UsageError(
-            f"teacher.reference is {config.teacher.reference.model!r}, which method {method.name!r} would "
-            "ignore; leave teacher.reference out, or choose a method of level 3, such as 'compass'"
-        )
-    method.check_settings(config.method)
-    method.check_teacher(config.teacher)
-    return method
 
 
 def _check_pair(config: Config, method: Method, student: Renderer, teacher: Renderer) -> None:
