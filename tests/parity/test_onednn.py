@@ -112,3 +112,63 @@ def test_without_onednn_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> Non
     with torch.no_grad(), fast_linears(model, packed=True):
         assert "forward" not in vars(model[0])
         assert torch.equal(linear(inputs, model[0].weight, None), inputs @ model[0].weight.T)
+
+
+class Attention(nn.Module):
+    """Siblings as transformers names them, one of them without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q_proj, self.k_proj = nn.Linear(8, 12), nn.Linear(8, 4, bias=False)
+        self.v_proj = nn.Linear(8, 4)
+
+    def forward(self, inputs: torch.Tensor, changed: bool = False) -> torch.Tensor:
+        first = self.q_proj(inputs)
+        if changed:
+            inputs.mul_(2.0)
+        return torch.cat([first, self.k_proj(inputs), self.v_proj(inputs)], dim=-1)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+@pytest.mark.parametrize("shape", [(2, 8), (3, 1, 8)])
+def test_layers_with_one_input_are_one_product(changed: bool, shape: tuple[int, ...]) -> None:
+    model, inputs = Attention(), torch.randn(shape)
+    with torch.no_grad():
+        expected = [model(factor * inputs, changed) for factor in (1.0, 3.0)]
+        with fast_linears(model, packed=True):
+            found = [model(factor * inputs, changed) for factor in (1.0, 3.0)]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert "forward" not in vars(model.q_proj)
+
+
+def test_siblings_are_multiplied_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, times = Attention(), []
+    product = onednn._product
+    monkeypatch.setattr(onednn, "_product", lambda *given: times.append(1) or product(*given))
+    with torch.no_grad(), fast_linears(model, packed=True):
+        model(torch.randn(2, 8))
+    assert len(times) == 1
+
+
+def test_siblings_under_inference_mode_and_autocast() -> None:
+    model, inputs = Attention(), torch.randn(2, 8)
+    with torch.inference_mode():
+        expected = model(inputs)
+        with fast_linears(model, packed=True):
+            torch.testing.assert_close(model(inputs), expected, rtol=1e-5, atol=1e-6)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = model(inputs)
+        with fast_linears(model, packed=True):
+            torch.testing.assert_close(model(inputs), expected)
+
+
+def test_a_sibling_of_another_kind_leaves_all_alone() -> None:
+    model = Attention()
+    vars(model.v_proj)["forward"] = model.v_proj.forward
+    inputs = torch.randn(2, 8)
+    with torch.no_grad():
+        expected = model(inputs)
+        with fast_linears(model, packed=True):
+            assert not isinstance(vars(model.q_proj)["forward"].func, onednn._Joint)
+            torch.testing.assert_close(model(inputs), expected, rtol=1e-5, atol=1e-6)
