@@ -53,8 +53,9 @@ class Tokenization:
         self._files = files
         self._event: UInt8[np.ndarray, " V"] = event_table(files, self.num_ids, self.stop_ids, self.markers)
         self._bytes = [b"" if self._event[i] else files.spelled[i] for i in range(self.num_ids)]
-        self._lengths = np.fromiter(map(len, self._bytes), np.int64, self.num_ids)
-        self._starts = np.cumsum(self._lengths) - self._lengths
+        lengths = np.fromiter(map(len, self._bytes), np.int64, self.num_ids)
+        self._ends = np.cumsum(lengths)
+        self._starts = self._ends - lengths
         self._blob = np.frombuffer(b"".join(self._bytes), np.uint8)
 
     @cached_property
@@ -183,12 +184,18 @@ class Tokenization:
         return list(self._bytes)
 
     def _text(self, ids: Int64[np.ndarray, " S"], canonical: Bool[np.ndarray, " S"]) -> TokenText:
+        starts, ends = self._starts.take(ids), self._ends.take(ids)
         bounds = np.zeros(len(ids) + 1, np.int64)
-        np.cumsum(self._lengths[ids], out=bounds[1:])
-        # Byte n of the text is byte n - bounds[i] of its token i, wherever that lies in the blob.
-        places = np.arange(bounds[-1]) + np.repeat(self._starts[ids] - bounds[:-1], self._lengths[ids])
-        data = self._blob[places].tobytes()
-        return TokenText(ids=ids, data=data, bounds=bounds, event=self._event[ids], canonical=canonical)
+        np.cumsum(ends - starts, out=bounds[1:])
+        # From one byte of the text to the next it is one byte in the blob, and where a token begins a leap
+        # as well; leaps over tokens without bytes add up. The last step leads nowhere.
+        leaps = starts
+        leaps[1:] -= ends[:-1]
+        steps = np.ones(bounds[-1] + 1, np.int64)
+        steps[0] = 0
+        np.add.at(steps, bounds[:-1], leaps)
+        data = self._blob.take(np.cumsum(steps[:-1], out=steps[:-1])).tobytes()
+        return TokenText(ids=ids, data=data, bounds=bounds, event=self._event.take(ids), canonical=canonical)
 
     def _canonical_flags(self, sampled: TokenText, start: int, stop: int) -> Bool[np.ndarray, " run"]:
         """Canonical flags of the text run `start:stop`, which holds no event."""
@@ -207,8 +214,8 @@ class Tokenization:
         return np.isin(bounds[:-1] * self.num_ids + ids, keys[(first >= 0) & spans])
 
     def _check_ids(self, ids: Int64[np.ndarray, " S"]) -> None:
-        wrong = np.flatnonzero((ids < 0) | (ids >= self.num_ids))
-        if len(wrong):
+        if len(ids) and (ids.min() < 0 or ids.max() >= self.num_ids):
+            wrong = np.flatnonzero((ids < 0) | (ids >= self.num_ids))
             raise TokenizerError(
                 f"id {ids[wrong[0]]} at token {wrong[0]} is outside the {self.num_ids} ids of {self.name!r}: "
                 "do these ids come from another tokenizer?"
