@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain, pairwise
 from types import MappingProxyType
@@ -89,8 +90,7 @@ class Tokenization:
 
         `TokenText.data` is what the tokens spell, which for a lossy tokenizer may differ from `data`.
         """
-        ids = np.array(self._encoder.ids(data), np.int64)
-        return self._text(ids, np.ones(len(ids), bool))
+        return self._text(np.array(self._encoder.ids(data), np.int64))
 
     def encode_many(
         self, data: Sequence[bytes]
@@ -120,13 +120,32 @@ class Tokenization:
         Token i is canonical if the tokenizer, given the same text between the same events, produces
         that id at that place. Raises TokenizerError for an id that is not in the vocabulary.
         """
+        return self.view_many([ids])[0]
+
+    def view_many(self, sequences: Sequence[Sequence[int] | np.ndarray | TokenText]) -> list[TokenText]:
+        """`view` of each of many sequences. Their texts are tokenised in one call, by as many threads as the
+        `tokenizers` library is allowed."""
+        spelled = [self.spell(ids) for ids in sequences]
+        runs = [(n, *run) for n, text in enumerate(spelled) for run in _text_runs(text.event)]
+        own_ids = self._encoder.many(
+            [spelled[n].data[spelled[n].bounds[start] : spelled[n].bounds[stop]] for n, start, stop in runs]
+        )
+        canonical = [text.canonical.copy() for text in spelled]
+        for (n, start, stop), own in zip(runs, own_ids, strict=True):
+            canonical[n][start:stop] = self._canonical_flags(spelled[n], start, stop, np.array(own, np.int64))
+        return [replace(text, canonical=flags) for text, flags in zip(spelled, canonical, strict=True)]
+
+    def spell(self, ids: Sequence[int] | np.ndarray | TokenText) -> TokenText:
+        """The bytes of any ids without asking what the tokenizer would have chosen: all count as canonical.
+
+        Much faster than `view`. Raises TokenizerError for an id that is not in the vocabulary.
+
+        >>> tokenization.spell([68, 70]).data  # two letters, which the tokenizer would write as one token
+        b'eg'
+        """
         array = np.asarray(ids, np.int64).reshape(-1)
         self._check_ids(array)
-        sampled = self._text(array, np.ones(len(array), bool))
-        canonical = np.ones(len(array), bool)
-        for start, stop in _text_runs(sampled.event):
-            canonical[start:stop] = self._canonical_flags(sampled, start, stop)
-        return self._text(array, canonical)
+        return self._text(array)
 
     def token_bytes(self, index: int) -> bytes:
         """The bytes of one id; empty for a control token."""
@@ -183,7 +202,8 @@ class Tokenization:
         """The bytes of every id, in order; empty for control tokens."""
         return list(self._bytes)
 
-    def _text(self, ids: Int64[np.ndarray, " S"], canonical: Bool[np.ndarray, " S"]) -> TokenText:
+    def _text(self, ids: Int64[np.ndarray, " S"]) -> TokenText:
+        """The bytes of ids of the vocabulary, all taken for canonical."""
         starts, ends = self._starts.take(ids), self._ends.take(ids)
         bounds = np.zeros(len(ids) + 1, np.int64)
         np.cumsum(ends - starts, out=bounds[1:])
@@ -195,17 +215,25 @@ class Tokenization:
         steps[0] = 0
         np.add.at(steps, bounds[:-1], leaps)
         data = self._blob.take(np.cumsum(steps[:-1], out=steps[:-1])).tobytes()
-        return TokenText(ids=ids, data=data, bounds=bounds, event=self._event.take(ids), canonical=canonical)
+        return TokenText(
+            ids=ids,
+            data=data,
+            bounds=bounds,
+            event=self._event.take(ids),
+            canonical=np.ones(len(ids), bool),
+        )
 
-    def _canonical_flags(self, sampled: TokenText, start: int, stop: int) -> Bool[np.ndarray, " run"]:
-        """Canonical flags of the text run `start:stop`, which holds no event."""
+    def _canonical_flags(
+        self, sampled: TokenText, start: int, stop: int, own_ids: Int64[np.ndarray, " own"]
+    ) -> Bool[np.ndarray, " run"]:
+        """Canonical flags of the text run `start:stop`, which holds no event; the tokenizer itself makes
+        `own_ids` of it."""
         ids = sampled.ids[start:stop]
         bounds = sampled.bounds[start : stop + 1] - sampled.bounds[start]
         data = sampled.data[sampled.bounds[start] : sampled.bounds[stop]]
-        own_ids = np.array(self._encoder.ids(data), np.int64)
         if np.array_equal(own_ids, ids):
             return np.ones(len(ids), bool)
-        own = self._text(own_ids, np.ones(len(own_ids), bool))
+        own = self._text(own_ids)
         first, last = own.bounds[:-1], own.bounds[1:]
         if own.data != data:
             first, last = _carry(own, data)
