@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, Int64, UInt8, UInt16
+from jaxtyping import Bool, Int64, Integer, UInt, UInt8, UInt16
 
 from dragoman.errors import AlignmentError
 from dragoman.text.diff import matching_runs
@@ -183,10 +183,10 @@ def _runs_around_events(
     return np.concatenate(runs)
 
 
-def _numbered(borders: Int64[np.ndarray, " S_plus_1"]) -> Int32[np.ndarray, " N_plus_1"]:
-    """The number of the border at every offset; 0 where there is none."""
-    number = np.zeros(borders[-1] + 1, np.int32)
-    number[borders] = np.arange(len(borders), dtype=np.int32)
+def _numbered(borders: Int64[np.ndarray, " S_plus_1"]) -> UInt[np.ndarray, " N_plus_1"]:
+    """The number of the border at every offset, 0 where there is none; as small as can be, for the cache."""
+    number = np.zeros(borders[-1] + 1, np.min_scalar_type(len(borders)))
+    number[borders] = np.arange(len(borders), dtype=number.dtype)
     return number
 
 
@@ -203,15 +203,15 @@ def _cuts(
     """
     # Further cuts never lie before earlier ones on either side, so that their two offsets' sum tells them
     # apart: at every sum the teacher's offset plus one, 0 for no cut.
-    table = np.zeros(borders_s[-1] + borders_t[-1] + 1, np.int64)
+    table = np.zeros(borders_s[-1] + borders_t[-1] + 1, np.min_scalar_type(borders_t[-1] + 1))
     table[[0, -1]] = 1, borders_t[-1] + 1
     if len(spans):
         is_border = np.zeros(borders_s[-1] + 1, bool)
         is_border[borders_s] = True
         starting = np.bincount(spans[:, 2], minlength=borders_t[-1] + 1)
-        started = np.cumsum(starting)
-        for number in (started, started - starting):
-            row = np.maximum(number[borders_t] - 1, 0)
+        started = np.cumsum(starting)[borders_t]
+        for number in (started, started - starting[borders_t]):
+            row = np.maximum(number - 1, 0)
             start_s, stop_s, start_t, stop_t = spans[row].T
             inside = (borders_t > start_t) & (borders_t < stop_t)
             exact = kind[row] == PairKind.EXACT
@@ -222,7 +222,7 @@ def _cuts(
             cuts_t = borders_t[keep]
             table[offset_s[keep] + cuts_t] = cuts_t + 1
     sums = np.flatnonzero(table)
-    offset_t = table[sums] - 1
+    offset_t = table[sums].astype(np.int64) - 1
     return np.stack([sums - offset_t, offset_t], axis=1)
 
 
@@ -251,7 +251,7 @@ def _kinds(
 
 
 def _plain_kinds(
-    bounds_s: Int[np.ndarray, " C_plus_1"], bounds_t: Int[np.ndarray, " C_plus_1"]
+    bounds_s: Integer[np.ndarray, " C_plus_1"], bounds_t: Integer[np.ndarray, " C_plus_1"]
 ) -> UInt8[np.ndarray, " C"]:
     """Kinds by whether one token or several stand on either side: each side has a bit of its own."""
     several_s = (bounds_s[1:] - bounds_s[:-1] > 1).view(np.uint8)
