@@ -82,9 +82,9 @@ def main(argv: list[str] | None = None) -> int:
         for num_tokens in args.tokens:
             ids = token_ids(text, num_tokens, tokenizers)
             if num_tokens < LONG:
-                row = measure(workers, ids, JOBS, args.repeats, args.calls)
+                row = measure(workers, ids, JOBS, args.repeats, args.calls, warm=True)
             else:
-                row = measure(workers, ids, LONG_JOBS, LONG_REPEATS, calls=1)
+                row = measure(workers, ids, LONG_JOBS, LONG_REPEATS, calls=1, warm=False)
             row = {"text": name, **row}
             rows.append(row)
             show(row)
@@ -107,7 +107,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(
-    workers: dict[str, WorkerProcess], ids: list[list[int]], jobs: Sequence[str], repeats: int, calls: int
+    workers: dict[str, WorkerProcess],
+    ids: list[list[int]],
+    jobs: Sequence[str],
+    repeats: int,
+    calls: int,
+    warm: bool,
 ) -> dict[str, Any]:
     """All timings of one text and length, in seconds; the sides take turns."""
     chunks = {side: worker.ask(ids=ids, jobs=jobs)["chunks"] for side, worker in workers.items()}
@@ -115,7 +120,7 @@ def measure(
     for repeat in range(repeats):
         for job in jobs:
             for side in SIDES if repeat % 2 == 0 else reversed(SIDES):
-                seconds[job][side] += workers[side].ask(job=job, calls=calls)["seconds"]
+                seconds[job][side] += workers[side].ask(job=job, calls=calls, warm=warm)["seconds"]
     medians = {job: {side: median(times) for side, times in sides.items()} for job, sides in seconds.items()}
     return {
         "student_tokens": len(ids[0]),
