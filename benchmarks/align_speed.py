@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--student", default="assets:qwen3", help="tokenizer folder or assets:NAME")
     parser.add_argument("--teacher", default="assets:llama3.1", help="tokenizer folder or assets:NAME")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 4096, 16384])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[4**n for n in range(4, 11)])
     parser.add_argument("--repeats", type=int, default=7, help="turns of each side")
     parser.add_argument("--calls", type=int, default=5, help="timed calls in a turn")
     parser.add_argument("--trl-environment", type=Path, default=ROOT / ".venv-trl")
