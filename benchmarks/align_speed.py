@@ -153,7 +153,8 @@ def draw(rows: Sequence[dict[str, Any]], file: Path) -> None:
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    with style.context(["default", {"svg.hashsalt": "dragoman", "font.size": 9}]):
+    settings = {"svg.hashsalt": "dragoman", "svg.fonttype": "none", "font.size": 9}
+    with style.context(["default", settings]):
         figure = Figure(figsize=(11, 4), layout="constrained")
         panels = figure.subplots(1, len(JOBS), sharey=True)
         for axes, job in zip(panels, JOBS, strict=True):
