@@ -43,9 +43,10 @@ format: $(STAMP) ## Format, and repair what the linter can repair
 fuzz: $(STAMP) ## Some 23,000 random examples of views and alignments, in about four minutes
 	DRAGOMAN_FUZZ_EXAMPLES=300 OMP_NUM_THREADS=1 $(BIN)/pytest -q --timeout 1800 tests/property/test_fuzz.py
 
-bench-align: $(STAMP) ## Measure the aligner against TRL's, in an environment made for it
+bench-align: $(STAMP) ## Measure the aligner against TRL's, in an environment made for it; five minutes
 	$(BIN)/dragoman assets get tokenizers
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/align_speed.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/align_speed.py \
+		--json benchmarks/results/align_speed.json --plot benchmarks/results/align_speed.svg
 
 bench-alignment: $(STAMP) ## Judge the chunks of all aligners on all pairs of tokenizers; a table and a plot
 	$(BIN)/dragoman assets get pair tokenizers

@@ -1,12 +1,17 @@
 """One side of `align_speed.py`: imports its library once, then times what it is asked to.
 
-A request is a line of JSON on standard input, the answer a line on standard output. Seconds are taken by
-`perf_counter` around each call inside this process, so neither the pipe nor the import is measured. What
-has been allocated before is frozen out of garbage collection, which would otherwise scan each library's
-modules in the middle of a call and charge the larger library for it.
+A request is a line of JSON on standard input, the answer a line on standard output. Seconds are those of
+the processor (`process_time`), taken around each call inside this process, so neither the pipe nor the
+import is measured, nor what else runs on the machine: by the clock, a call of milliseconds is interrupted
+on a busy machine, one of microseconds is not, and the ratio of the two would be flattered. What has been
+allocated before is frozen out of garbage collection, which would otherwise scan each library's modules in
+the middle of a call and charge the larger library for it.
 
-    {"ids": [student ids, teacher ids]}            -> {"chunks": {job: [student bounds, teacher bounds]}}
-    {"job": one of those, "calls": k}              -> {"seconds": [k floats]}
+    {"ids": [student ids, teacher ids], "jobs": [names]}  -> {"chunks": {name: [bounds of either side]}}
+    {"job": one of those, "calls": k, "warm": bool}       -> {"seconds": [k floats]}
+
+The first request runs each job once; `warm` asks for one more call that does not count, right before those
+that do, without which a short text's first call would find nothing in the processor's caches.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 from types import SimpleNamespace
 from typing import Any, Protocol
 
@@ -102,8 +107,8 @@ class TrlSide:
 class DragomanSide:
     """`dragoman.alignment.align`.
 
-    `chunks` is given both TokenText values. `ids` starts from id arrays and looks each token's bytes up,
-    then aligns: the same work as TRL's, though the bytes are compared as well as counted. `sampled` is
+    `chunks` is given both TokenText values. `ids` starts from id arrays: `Tokenization.spell`, then `align`,
+    the same work as TRL's, though the bytes are compared as well as counted. `sampled` is
     what training does: `Tokenization.view` of the student's ids, which also re-tokenises their text to
     tell canonical tokens from others (TRL does not ask), `Tokenization.encode` for the teacher, `align`.
     """
@@ -111,50 +116,32 @@ class DragomanSide:
     packages: tuple[str, ...] = ("dragoman", "numpy", "tokenizers")
 
     def __init__(self, folders: Sequence[Path]) -> None:
-        import numpy as np
-
         from dragoman.alignment import align
         from dragoman.text import Tokenization
 
         self.align = align
         self.tokenizations = [Tokenization.from_pretrained(str(folder)) for folder in folders]
-        self.tables = [tokenization.vocabulary_bytes() for tokenization in self.tokenizations]
-        self.lengths = [np.array([len(spelled) for spelled in table]) for table in self.tables]
 
     def jobs(self, student_ids: list[int], teacher_ids: list[int]) -> dict[str, Job]:
         """See the class."""
         import numpy as np
 
-        batches = [np.array(ids, np.int64) for ids in (student_ids, teacher_ids)]
-
-        student, teacher = self.tokenizations
-        ours, theirs = student.view(batches[0]), teacher.view(batches[1])
+        pairs = [
+            (tokenization, np.array(ids, np.int64))
+            for tokenization, ids in zip(self.tokenizations, (student_ids, teacher_ids), strict=True)
+        ]
+        ours, theirs = (tokenization.spell(ids) for tokenization, ids in pairs)
 
         def from_sampled_ids() -> Any:
-            viewed = student.view(batches[0])
+            (student, sampled), (teacher, _) = pairs
+            viewed = student.view(sampled)
             return self.align(viewed, teacher.encode(viewed.data))
 
         return {
             "chunks": lambda: self.align(ours, theirs),
-            "ids": lambda: self.align(*(self.spell(side, ids) for side, ids in enumerate(batches))),
+            "ids": lambda: self.align(*(tokenization.spell(ids) for tokenization, ids in pairs)),
             "sampled": from_sampled_ids,
         }
-
-    def spell(self, side: int, ids: Any) -> Any:
-        """The bytes of text ids, without asking whether they are canonical."""
-        import numpy as np
-
-        from dragoman.types import TokenText
-
-        bounds = np.zeros(len(ids) + 1, np.int64)
-        np.cumsum(self.lengths[side][ids], out=bounds[1:])
-        return TokenText(
-            ids=ids,
-            data=b"".join(map(self.tables[side].__getitem__, ids.tolist())),
-            bounds=bounds,
-            event=np.zeros(len(ids), np.uint8),
-            canonical=np.ones(len(ids), bool),
-        )
 
     def bounds(self, chunks: Any) -> list[list[int]]:
         """An Alignment holds them as arrays."""
@@ -180,24 +167,26 @@ def main() -> int:
     for line in sys.stdin:
         request = json.loads(line)
         if "ids" in request:
-            jobs = side.jobs(*request["ids"])
+            made = side.jobs(*request["ids"])
+            jobs = {name: made[name] for name in request["jobs"]}
             answer: dict[str, Any] = {"chunks": {name: side.bounds(job()) for name, job in jobs.items()}}
         else:
-            answer = {"seconds": timed(jobs[request["job"]], request["calls"])}
+            answer = {"seconds": timed(jobs[request["job"]], request["calls"], request["warm"])}
         print(json.dumps(answer), file=answers, flush=True)
     return 0
 
 
-def timed(job: Job, calls: int) -> list[float]:
-    """Seconds of each of `calls` calls, after one that is not counted."""
-    job()
+def timed(job: Job, calls: int, warm: bool) -> list[float]:
+    """Seconds of each of `calls` calls; `warm`: after one that is not counted."""
     gc.collect()
     gc.freeze()
+    if warm:
+        job()
     seconds = []
     for _ in range(calls):
-        start = perf_counter()
+        start = process_time()
         job()
-        seconds.append(perf_counter() - start)
+        seconds.append(process_time() - start)
     gc.unfreeze()
     return seconds
 

@@ -81,10 +81,11 @@ class TokenText:
                 f"TokenText bounds run from {self.bounds[0]} to {self.bounds[-1]}, "
                 f"but the data has {len(self.data)} bytes"
             )
-        wrong = np.flatnonzero((np.diff(self.bounds) == 0) != (self.event != Event.NONE))
-        if len(wrong):
+        is_wrong = (self.bounds[1:] == self.bounds[:-1]) != (self.event != Event.NONE.value)
+        if is_wrong.any():
+            wrong = int(is_wrong.argmax())
             raise TokenizerError(
-                f"token {wrong[0]} (id {self.ids[wrong[0]]}) must have bytes or be an event, and not both"
+                f"token {wrong} (id {self.ids[wrong]}) must have bytes or be an event, and not both"
             )
 
     def __len__(self) -> int:

@@ -13,11 +13,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8, UInt16
+from jaxtyping import Bool, Int64, Integer, UInt, UInt8, UInt16
 
 from dragoman.errors import AlignmentError
 from dragoman.text.diff import matching_runs
-from dragoman.types import Alignment, ChunkKind, Correspondence, DropReason, Event, PairKind, TokenText
+from dragoman.types import Alignment, ChunkKind, Correspondence, DropReason, PairKind, TokenText
 
 _FIRST_EVENT = 256
 """Symbols below are bytes; `_FIRST_EVENT + e` is the event e."""
@@ -33,24 +33,38 @@ def align(student: TokenText, teacher: TokenText, correspondence: Correspondence
     `correspondence` says which symbols belong together; without one, equal symbols do, in order. Raises
     AlignmentError if it reaches beyond either side.
     """
-    symbols_s, borders_s = _symbols(student)
-    symbols_t, borders_t = _symbols(teacher)
-    if correspondence is None and np.array_equal(symbols_s, symbols_t):
-        bounds_s = np.flatnonzero(_marked(borders_t)[borders_s])
-        bounds_t = np.flatnonzero(_marked(borders_s)[borders_t])
-        pure = np.ones(len(bounds_s) - 1, bool)
-        is_event = _first_is_event(student, bounds_s)
-        return Alignment(
-            student_bounds=bounds_s,
-            teacher_bounds=bounds_t,
-            kind=_kinds(np.diff(bounds_s), np.diff(bounds_t), pure, is_event, np.zeros_like(pure)),
-        )
+    events_s, events_t = _events(student), _events(teacher)
+    borders_s, borders_t = _borders(student, events_s), _borders(teacher, events_t)
+    same_bytes = student.data == teacher.data
+    if correspondence is None and same_bytes and _same_events(student, events_s, teacher, events_t):
+        return _align_same(borders_s, borders_t, events_s)
+    symbols_s, symbols_t = _symbols(student, events_s), _symbols(teacher, events_t)
     if correspondence is None:
-        same_bytes = student.data == teacher.data
-        runs = _runs_around_events(student, teacher) if same_bytes else matching_runs(symbols_s, symbols_t)
+        if same_bytes:
+            runs = _runs_around_events(student, events_s, teacher, events_t)
+        else:
+            runs = matching_runs(symbols_s, symbols_t)
         correspondence = _as_correspondence(runs)
     _check_extent(correspondence, len(symbols_s), len(symbols_t))
     return _align_by_rows(symbols_s >= _FIRST_EVENT, correspondence, borders_s, borders_t)
+
+
+def _align_same(
+    borders_s: Int64[np.ndarray, " S_plus_1"],
+    borders_t: Int64[np.ndarray, " T_plus_1"],
+    events: Int64[np.ndarray, " E"],
+) -> Alignment:
+    """Chunks of equal symbols; an event, which has a border at either end, is one of its own."""
+    # Each student border's number on the teacher's side; 0 for none, and for the first, which is a cut.
+    number = _numbered(borders_t).take(borders_s)
+    is_cut = number != 0
+    is_cut[0] = True
+    bounds_s = is_cut.nonzero()[0]
+    bounds_t = number.take(bounds_s)
+    kind = _plain_kinds(bounds_s, bounds_t)
+    if len(events):
+        kind[np.searchsorted(bounds_s, events)] = ChunkKind.EVENT
+    return Alignment(student_bounds=bounds_s, teacher_bounds=bounds_t.astype(np.int64), kind=kind)
 
 
 def _align_by_rows(
@@ -62,8 +76,8 @@ def _align_by_rows(
     matching = correspondence.kind <= PairKind.MARKER
     spans, kind = correspondence.spans[matching], correspondence.kind[matching]
     cuts = _cuts(spans, kind, borders_s, borders_t)
-    bounds_s = np.searchsorted(borders_s, cuts[:, 0])
-    bounds_t = np.searchsorted(borders_t, cuts[:, 1])
+    bounds_s = _numbered(borders_s)[cuts[:, 0]].astype(np.int64)
+    bounds_t = _numbered(borders_t)[cuts[:, 1]].astype(np.int64)
     width_s, width_t = np.diff(cuts, axis=0).T
 
     def within(rows: Bool[np.ndarray, " R"], side: int) -> Bool[np.ndarray, " N"]:
@@ -81,9 +95,7 @@ def _align_by_rows(
     of = correspondence.kind
     pure = (share(matching, 0) == width_s) & (share(matching, 1) == width_t)
     is_event = count(within(of == PairKind.MARKER, 0) | event_symbols, 0) == width_s
-    kinds = _kinds(
-        np.diff(bounds_s), np.diff(bounds_t), pure, is_event, share(of == PairKind.NORMALISED, 0) > 0
-    )
+    kinds = _kinds(bounds_s, bounds_t, pure, is_event, share(of == PairKind.NORMALISED, 0) > 0)
     plain = Alignment(student_bounds=bounds_s, teacher_bounds=bounds_t, kind=kinds)
     explained = np.select(
         [
@@ -112,28 +124,52 @@ def _check_extent(correspondence: Correspondence, num_s: int, num_t: int) -> Non
         )
 
 
-def _first_is_event(student: TokenText, bounds_s: Int64[np.ndarray, " C_plus_1"]) -> Bool[np.ndarray, " C"]:
-    return np.append(student.event, np.uint8(Event.NONE))[bounds_s[:-1]] != Event.NONE
+def _events(text: TokenText) -> Int64[np.ndarray, " E"]:
+    """Which tokens are events: all but `NONE`, which is 0."""
+    return text.event.nonzero()[0]
 
 
-def _symbols(text: TokenText) -> tuple[UInt16[np.ndarray, " N"], Int64[np.ndarray, " S_plus_1"]]:
-    """The symbols of a text, and the token borders as offsets into them."""
-    data = np.frombuffer(text.data, np.uint8).astype(np.uint16)
-    is_event = text.event != Event.NONE
-    if not is_event.any():
-        return data, text.bounds
+def _same_events(
+    student: TokenText,
+    events_s: Int64[np.ndarray, " E"],
+    teacher: TokenText,
+    events_t: Int64[np.ndarray, " F"],
+) -> bool:
+    """Whether the same events stand at the same bytes."""
+    if not len(events_s) or not len(events_t):
+        return len(events_s) == len(events_t)
+    return np.array_equal(student.event[events_s], teacher.event[events_t]) and np.array_equal(
+        student.bounds[events_s], teacher.bounds[events_t]
+    )
+
+
+def _borders(text: TokenText, events: Int64[np.ndarray, " E"]) -> Int64[np.ndarray, " S_plus_1"]:
+    """Where tokens begin and end, as offsets into the symbols."""
+    if not len(events):
+        return text.bounds
     borders = text.bounds.copy()
-    borders[1:] += np.cumsum(is_event)
-    codes = text.event[is_event].astype(np.uint16) + _FIRST_EVENT
-    return np.insert(data, text.bounds[:-1][is_event], codes), borders
+    borders[events[0] + 1 :] += np.cumsum(text.event[events[0] :] != 0)
+    return borders
 
 
-def _runs_around_events(student: TokenText, teacher: TokenText) -> Int64[np.ndarray, "R 3"]:
+def _symbols(text: TokenText, events: Int64[np.ndarray, " E"]) -> UInt16[np.ndarray, " N"]:
+    """The symbols of a text."""
+    data = np.frombuffer(text.data, np.uint8).astype(np.uint16)
+    codes = text.event[events].astype(np.uint16) + _FIRST_EVENT
+    return np.insert(data, text.bounds[events], codes)
+
+
+def _runs_around_events(
+    student: TokenText,
+    events_s: Int64[np.ndarray, " E"],
+    teacher: TokenText,
+    events_t: Int64[np.ndarray, " F"],
+) -> Int64[np.ndarray, "R 3"]:
     """Matching runs of two texts with equal bytes whose events differ: every byte matches itself, and
     an event one of the same kind at the same byte, in order. Loops over the events only.
     """
-    places = [text.bounds[:-1][text.event != Event.NONE] for text in (student, teacher)]
-    codes = [text.event[text.event != Event.NONE].astype(np.uint16) for text in (student, teacher)]
+    places = [student.bounds[events_s], teacher.bounds[events_t]]
+    codes = [student.event[events_s].astype(np.uint16), teacher.event[events_t].astype(np.uint16)]
     runs = [np.zeros((0, 3), np.int64)]
     start = 0
     for place in np.unique([*np.concatenate(places), len(student.data)]).tolist():
@@ -147,11 +183,11 @@ def _runs_around_events(student: TokenText, teacher: TokenText) -> Int64[np.ndar
     return np.concatenate(runs)
 
 
-def _marked(borders: Int64[np.ndarray, " S_plus_1"]) -> Bool[np.ndarray, " N_plus_1"]:
-    """Which offsets are borders."""
-    mask = np.zeros(borders[-1] + 1, bool)
-    mask[borders] = True
-    return mask
+def _numbered(borders: Int64[np.ndarray, " S_plus_1"]) -> UInt[np.ndarray, " N_plus_1"]:
+    """The number of the border at every offset, 0 where there is none; as small as can be, for the cache."""
+    number = np.zeros(borders[-1] + 1, np.min_scalar_type(len(borders)))
+    number[borders] = np.arange(len(borders), dtype=number.dtype)
+    return number
 
 
 def _cuts(
@@ -165,11 +201,17 @@ def _cuts(
     A teacher border inside an exact span, or at either end of any, corresponds to one student offset;
     between two spans that touch on the teacher's side only, to two: the end and the new start.
     """
-    found = [np.array([[0, 0], [borders_s[-1], borders_t[-1]]])]
+    # Further cuts never lie before earlier ones on either side, so that their two offsets' sum tells them
+    # apart: at every sum the teacher's offset plus one, 0 for no cut.
+    table = np.zeros(borders_s[-1] + borders_t[-1] + 1, np.min_scalar_type(borders_t[-1] + 1))
+    table[[0, -1]] = 1, borders_t[-1] + 1
     if len(spans):
-        is_border = _marked(borders_s)
-        for side in ("right", "left"):
-            row = np.maximum(np.searchsorted(spans[:, 2], borders_t, side=side) - 1, 0)
+        is_border = np.zeros(borders_s[-1] + 1, bool)
+        is_border[borders_s] = True
+        starting = np.bincount(spans[:, 2], minlength=borders_t[-1] + 1)
+        started = np.cumsum(starting)[borders_t]
+        for number in (started, started - starting[borders_t]):
+            row = np.maximum(number - 1, 0)
             start_s, stop_s, start_t, stop_t = spans[row].T
             inside = (borders_t > start_t) & (borders_t < stop_t)
             exact = kind[row] == PairKind.EXACT
@@ -177,8 +219,11 @@ def _cuts(
                 borders_t >= stop_t, stop_s, start_s + (borders_t - start_t) * (exact & inside)
             )
             keep = (borders_t >= start_t) & (borders_t <= stop_t) & (exact | ~inside) & is_border[offset_s]
-            found.append(np.stack([offset_s[keep], borders_t[keep]], axis=1))
-    return np.unique(np.concatenate(found), axis=0)
+            cuts_t = borders_t[keep]
+            table[offset_s[keep] + cuts_t] = cuts_t + 1
+    sums = np.flatnonzero(table)
+    offset_t = table[sums].astype(np.int64) - 1
+    return np.stack([sums - offset_t, offset_t], axis=1)
 
 
 def _covered(spans: Int64[np.ndarray, "R 2"], size: int) -> Bool[np.ndarray, " N"]:
@@ -190,32 +235,25 @@ def _covered(spans: Int64[np.ndarray, "R 2"], size: int) -> Bool[np.ndarray, " N
 
 
 def _kinds(
-    num_s: Int64[np.ndarray, " C"],
-    num_t: Int64[np.ndarray, " C"],
+    bounds_s: Int64[np.ndarray, " C_plus_1"],
+    bounds_t: Int64[np.ndarray, " C_plus_1"],
     pure: Bool[np.ndarray, " C"],
     is_event: Bool[np.ndarray, " C"],
     normalised: Bool[np.ndarray, " C"],
 ) -> UInt8[np.ndarray, " C"]:
-    return np.select(
-        [
-            num_t == 0,
-            num_s == 0,
-            ~pure,
-            normalised,
-            is_event,
-            (num_s == 1) & (num_t == 1),
-            num_s == 1,
-            num_t == 1,
-        ],
-        [
-            ChunkKind.STUDENT_ONLY,
-            ChunkKind.TEACHER_ONLY,
-            ChunkKind.IMPURE,
-            ChunkKind.NORMALISED,
-            ChunkKind.EVENT,
-            ChunkKind.ONE_TO_ONE,
-            ChunkKind.ONE_TO_MANY,
-            ChunkKind.MANY_TO_ONE,
-        ],
-        ChunkKind.MANY_TO_MANY,
-    ).astype(np.uint8)
+    kind = _plain_kinds(bounds_s, bounds_t)
+    kind[is_event] = ChunkKind.EVENT
+    kind[normalised] = ChunkKind.NORMALISED
+    kind[~pure] = ChunkKind.IMPURE
+    kind[bounds_s[1:] == bounds_s[:-1]] = ChunkKind.TEACHER_ONLY
+    kind[bounds_t[1:] == bounds_t[:-1]] = ChunkKind.STUDENT_ONLY
+    return kind
+
+
+def _plain_kinds(
+    bounds_s: Integer[np.ndarray, " C_plus_1"], bounds_t: Integer[np.ndarray, " C_plus_1"]
+) -> UInt8[np.ndarray, " C"]:
+    """Kinds by whether one token or several stand on either side: each side has a bit of its own."""
+    several_s = (bounds_s[1:] - bounds_s[:-1] > 1).view(np.uint8)
+    several_t = (bounds_t[1:] - bounds_t[:-1] > 1).view(np.uint8)
+    return several_s * np.uint8(ChunkKind.MANY_TO_ONE) + several_t * np.uint8(ChunkKind.ONE_TO_MANY)

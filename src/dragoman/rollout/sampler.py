@@ -17,7 +17,7 @@ from dragoman.rollout.decoder import Decoder, Job, can_decode
 from dragoman.rollout.engine import Request, draw_seed
 from dragoman.rollout.episodes import Episode, check_open
 from dragoman.rollout.generate import generate
-from dragoman.types import Prompt, Rollout, StopReason
+from dragoman.types import Prompt, Rollout, StopReason, TokenText
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,8 +71,9 @@ class Sampler:
             drawn = self._write(
                 [Job(*job) for job in zip((t.context for t in waiting), limits, seeds, strict=True)]
             )
-            for turn, draws, limit in zip(waiting, drawn, limits, strict=True):
-                self._end(turn, draws, limit, step)
+            completions = self.renderer.tokenization.view_many([draws.ids for draws in drawn])
+            for ended in zip(waiting, drawn, completions, limits, strict=True):
+                self._end(*ended, step)
         return [rollout for episode in episodes for rollout in episode.rollouts]
 
     def _next(self, episode: Episode) -> _Turn | None:
@@ -113,10 +114,10 @@ class Sampler:
             return Decoder(self.model, stops, self.sampling, self._token_bytes).run(jobs)
         return generate(self.model, stops, self.sampling, self._token_bytes, jobs)
 
-    def _end(self, turn: _Turn, draws: Draws, limit: int, step: int) -> None:
+    def _end(self, turn: _Turn, draws: Draws, completion: TokenText, limit: int, step: int) -> None:
         """Take a turn into its episode."""
-        episode, context = turn
-        rollout = self._rollout(episode, context, draws, limit, step)
+        episode = turn.episode
+        rollout = self._rollout(turn, draws, completion, limit, step)
         episode.add(rollout)
         if not episode.is_over:
             opened = self.renderer.dialect.tail_opens_thinking
@@ -129,15 +130,14 @@ class Sampler:
         tokenization = self.renderer.tokenization
         return tokenization.token_bytes(index) if index < tokenization.num_ids else b""
 
-    def _rollout(
-        self, episode: Episode, context: Int64[np.ndarray, " P"], draws: Draws, limit: int, step: int
-    ) -> Rollout:
+    def _rollout(self, turn: _Turn, draws: Draws, completion: TokenText, limit: int, step: int) -> Rollout:
+        episode, context = turn
         cut = StopReason.LENGTH if limit == self.sampling.max_new_tokens else StopReason.CONTEXT
         return Rollout(
             prompt=episode.prompt,
             sample=episode.request.sample,
             context_ids=context,
-            completion=self.renderer.tokenization.view(draws.ids),
+            completion=completion,
             behaviour_logp=draws.logp,
             entropy=draws.entropy,
             stop_logp=draws.stop_logp,

@@ -102,10 +102,7 @@ class Encoder:
 
     def ids(self, data: bytes) -> list[int]:
         """The canonical ids of `data`."""
-        try:
-            return self._encode(data.decode("utf-8")).ids
-        except UnicodeDecodeError:
-            return [index for index, _, _ in self._broken(stand_in(data))]
+        return self.many([data])[0]
 
     def many(self, data: Sequence[bytes]) -> list[list[int]]:
         """`ids` of each of many strings, which share nothing."""
@@ -116,11 +113,12 @@ class Encoder:
             try:
                 texts.append(piece.decode("utf-8"))
             except UnicodeDecodeError:
-                found[place] = self.ids(piece)
+                found[place] = [index for index, _, _ in self._broken(stand_in(piece))]
             else:
                 places.append(place)
         for start in range(0, len(texts), _BATCH):
             piece_of = slice(start, start + _BATCH)
+            # Fast, as places are not asked for.
             encodings = self._backend.encode_batch_fast(texts[piece_of], add_special_tokens=False)
             for place, encoding in zip(places[piece_of], encodings, strict=True):
                 found[place] = encoding.ids

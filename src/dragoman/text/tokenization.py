@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import chain, pairwise
 from types import MappingProxyType
@@ -53,8 +54,9 @@ class Tokenization:
         self._files = files
         self._event: UInt8[np.ndarray, " V"] = event_table(files, self.num_ids, self.stop_ids, self.markers)
         self._bytes = [b"" if self._event[i] else files.spelled[i] for i in range(self.num_ids)]
-        self._lengths = np.fromiter(map(len, self._bytes), np.int64, self.num_ids)
-        self._starts = np.cumsum(self._lengths) - self._lengths
+        lengths = np.fromiter(map(len, self._bytes), np.int64, self.num_ids)
+        self._ends = np.cumsum(lengths)
+        self._starts = self._ends - lengths
         self._blob = np.frombuffer(b"".join(self._bytes), np.uint8)
 
     @cached_property
@@ -88,8 +90,7 @@ class Tokenization:
 
         `TokenText.data` is what the tokens spell, which for a lossy tokenizer may differ from `data`.
         """
-        ids = np.array(self._encoder.ids(data), np.int64)
-        return self._text(ids, np.ones(len(ids), bool))
+        return self._text(np.array(self._encoder.ids(data), np.int64))
 
     def encode_many(
         self, data: Sequence[bytes]
@@ -119,13 +120,32 @@ class Tokenization:
         Token i is canonical if the tokenizer, given the same text between the same events, produces
         that id at that place. Raises TokenizerError for an id that is not in the vocabulary.
         """
+        return self.view_many([ids])[0]
+
+    def view_many(self, sequences: Sequence[Sequence[int] | np.ndarray | TokenText]) -> list[TokenText]:
+        """`view` of each of many sequences. Their texts are tokenised in one call, by as many threads as the
+        `tokenizers` library is allowed."""
+        spelled = [self.spell(ids) for ids in sequences]
+        runs = [(n, *run) for n, text in enumerate(spelled) for run in _text_runs(text.event)]
+        own_ids = self._encoder.many(
+            [spelled[n].data[spelled[n].bounds[start] : spelled[n].bounds[stop]] for n, start, stop in runs]
+        )
+        canonical = [text.canonical.copy() for text in spelled]
+        for (n, start, stop), own in zip(runs, own_ids, strict=True):
+            canonical[n][start:stop] = self._canonical_flags(spelled[n], start, stop, np.array(own, np.int64))
+        return [replace(text, canonical=flags) for text, flags in zip(spelled, canonical, strict=True)]
+
+    def spell(self, ids: Sequence[int] | np.ndarray | TokenText) -> TokenText:
+        """The bytes of any ids without asking what the tokenizer would have chosen: all count as canonical.
+
+        Much faster than `view`. Raises TokenizerError for an id that is not in the vocabulary.
+
+        >>> tokenization.spell([68, 70]).data  # two letters, which the tokenizer would write as one token
+        b'eg'
+        """
         array = np.asarray(ids, np.int64).reshape(-1)
         self._check_ids(array)
-        sampled = self._text(array, np.ones(len(array), bool))
-        canonical = np.ones(len(array), bool)
-        for start, stop in _text_runs(sampled.event):
-            canonical[start:stop] = self._canonical_flags(sampled, start, stop)
-        return self._text(array, canonical)
+        return self._text(array)
 
     def token_bytes(self, index: int) -> bytes:
         """The bytes of one id; empty for a control token."""
@@ -182,23 +202,38 @@ class Tokenization:
         """The bytes of every id, in order; empty for control tokens."""
         return list(self._bytes)
 
-    def _text(self, ids: Int64[np.ndarray, " S"], canonical: Bool[np.ndarray, " S"]) -> TokenText:
+    def _text(self, ids: Int64[np.ndarray, " S"]) -> TokenText:
+        """The bytes of ids of the vocabulary, all taken for canonical."""
+        starts, ends = self._starts.take(ids), self._ends.take(ids)
         bounds = np.zeros(len(ids) + 1, np.int64)
-        np.cumsum(self._lengths[ids], out=bounds[1:])
-        # Byte n of the text is byte n - bounds[i] of its token i, wherever that lies in the blob.
-        places = np.arange(bounds[-1]) + np.repeat(self._starts[ids] - bounds[:-1], self._lengths[ids])
-        data = self._blob[places].tobytes()
-        return TokenText(ids=ids, data=data, bounds=bounds, event=self._event[ids], canonical=canonical)
+        np.cumsum(ends - starts, out=bounds[1:])
+        # From one byte of the text to the next it is one byte in the blob, and where a token begins a leap
+        # as well; leaps over tokens without bytes add up. The last step leads nowhere.
+        leaps = starts
+        leaps[1:] -= ends[:-1]
+        steps = np.ones(bounds[-1] + 1, np.int64)
+        steps[0] = 0
+        np.add.at(steps, bounds[:-1], leaps)
+        data = self._blob.take(np.cumsum(steps[:-1], out=steps[:-1])).tobytes()
+        return TokenText(
+            ids=ids,
+            data=data,
+            bounds=bounds,
+            event=self._event.take(ids),
+            canonical=np.ones(len(ids), bool),
+        )
 
-    def _canonical_flags(self, sampled: TokenText, start: int, stop: int) -> Bool[np.ndarray, " run"]:
-        """Canonical flags of the text run `start:stop`, which holds no event."""
+    def _canonical_flags(
+        self, sampled: TokenText, start: int, stop: int, own_ids: Int64[np.ndarray, " own"]
+    ) -> Bool[np.ndarray, " run"]:
+        """Canonical flags of the text run `start:stop`, which holds no event; the tokenizer itself makes
+        `own_ids` of it."""
         ids = sampled.ids[start:stop]
         bounds = sampled.bounds[start : stop + 1] - sampled.bounds[start]
         data = sampled.data[sampled.bounds[start] : sampled.bounds[stop]]
-        own_ids = np.array(self._encoder.ids(data), np.int64)
         if np.array_equal(own_ids, ids):
             return np.ones(len(ids), bool)
-        own = self._text(own_ids, np.ones(len(own_ids), bool))
+        own = self._text(own_ids)
         first, last = own.bounds[:-1], own.bounds[1:]
         if own.data != data:
             first, last = _carry(own, data)
@@ -207,8 +242,8 @@ class Tokenization:
         return np.isin(bounds[:-1] * self.num_ids + ids, keys[(first >= 0) & spans])
 
     def _check_ids(self, ids: Int64[np.ndarray, " S"]) -> None:
-        wrong = np.flatnonzero((ids < 0) | (ids >= self.num_ids))
-        if len(wrong):
+        if len(ids) and (ids.min() < 0 or ids.max() >= self.num_ids):
+            wrong = np.flatnonzero((ids < 0) | (ids >= self.num_ids))
             raise TokenizerError(
                 f"id {ids[wrong[0]]} at token {wrong[0]} is outside the {self.num_ids} ids of {self.name!r}: "
                 "do these ids come from another tokenizer?"
