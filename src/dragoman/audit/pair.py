@@ -22,6 +22,7 @@ from dragoman.evaluate import Evaluation, measure
 from dragoman.methods import get_method
 from dragoman.models import TokenScorer, load_model
 from dragoman.models.loading import load_student
+from dragoman.models.settings import use_settings
 from dragoman.observe import Metrics, Record
 from dragoman.pipeline import Pipeline, Stopwatch, supervisor
 from dragoman.render import Renderer
@@ -62,8 +63,7 @@ def audit_pair(
     here is what a run then measures. The weights are not changed.
     """
     effort = effort or Effort()
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
+    use_settings(config.run)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = device or torch.device("cpu")
     progress("loading the models")

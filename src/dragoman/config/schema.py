@@ -36,6 +36,11 @@ class RunConfig(Section):
         description="Threads PyTorch uses within an operation; null measures at the start, on CPU, how many "
         "pay while sampling, and otherwise. Runs that are to be equal to the last bit need a number.",
     )
+    matmul_precision: Literal["highest", "high", "medium"] = Field(
+        default="highest",
+        description="How matrix products in float32 are made (`torch.set_float32_matmul_precision`): `high` "
+        "takes TF32 on GPUs that have it, `medium` bfloat16 within the product, also on CPUs with AMX.",
+    )
     trackers: Names = Field(
         default=("tensorboard",),
         description="Experiment trackers to send metrics to, by their Accelerate names; may be empty.",

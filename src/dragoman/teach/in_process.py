@@ -10,6 +10,7 @@ import numpy as np
 
 from dragoman.config import TeacherConfig
 from dragoman.models import Span, SpanScores, TokenScorer, context_length, score_spans
+from dragoman.models.mapped import give_back_pages
 from dragoman.render import Renderer
 from dragoman.text import Tokenization
 from dragoman.types import DropReason, Event, Rollout, TeacherCaps, TeacherLevel, TeacherScores, TeacherView
@@ -89,6 +90,7 @@ class InProcessTeacher:
             for view, size in zip(views, kept, strict=True)
         ]
         scored = score_spans(self._scorer, spans, batch_tokens=self._batch_tokens)
+        give_back_pages(self.model)  # until the next step, most of which has no use for them
         found = [_teacher_scores(view, scores) for view, scores in zip(views, scored, strict=True)]
         if self.reference is None:
             return found

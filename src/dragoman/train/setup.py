@@ -22,6 +22,7 @@ from dragoman.methods import Method, Signal, Sorts, Supervise, Writer, get_metho
 from dragoman.models import TokenScorer, load_model
 from dragoman.models.loading import causal_lm, load_student
 from dragoman.models.packing import packing_of
+from dragoman.models.settings import use_settings
 from dragoman.padding import Packing
 from dragoman.pipeline import Pipeline, supervisor
 from dragoman.render import Renderer
@@ -72,8 +73,7 @@ def build_session(
     Cheap checks come first: prompts and tokenizers are read before any weights. Raises the error of the
     part that fails.
     """
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
+    use_settings(config.run)
     method = checked_method(config)
     prompts = _prompts(config, config.data.train, config.data.limit) if prompts is None else prompts
     if heldout is None and config.data.heldout is not None:
