@@ -25,7 +25,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from dragoman.supervise.credit.chunks import chunk_sums
-from dragoman.text.pair import PairTables, PrefixOrder
+from dragoman.text.pair import PairTables
+from dragoman.text.prefixes import PrefixOrder
 from dragoman.types import Alignment, ChunkKind, TeacherScores, TokenText
 
 MOST_TRIED = 64

@@ -25,7 +25,7 @@ def event_table(
     """
     backend = files.backend
     event = np.full(num_ids, Event.CONTROL, np.uint8)
-    event[[index for index, data in files.spelled.items() if data]] = Event.NONE
+    event[: len(files.spelled)][files.spelled.lengths > 0] = Event.NONE
     specials = [index for index, token in backend.get_added_tokens_decoder().items() if token.special]
     event[specials] = Event.CONTROL
     unknown = getattr(backend.model, "unk_token", None)

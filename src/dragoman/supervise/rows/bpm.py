@@ -27,7 +27,8 @@ from dragoman.supervise.dense import dense
 from dragoman.supervise.rows.assembly import rows_of, telling
 from dragoman.supervise.rows.common import Mass, Response, root, scatter
 from dragoman.supervise.sampled import Supervise
-from dragoman.text import NOWHERE, PairTables
+from dragoman.text import PairTables
+from dragoman.text.strings import ByteStrings
 
 _CACHED = 512
 """Beginnings of tokens whose remainders are remembered."""
@@ -61,7 +62,7 @@ class BytePrefixes:
             return mass
         ending = response.teacher[last].mass[self._tables.teacher_bytes.starting(part)].sum()
         chain = np.prod([response.teacher.realised(k) for k in range(place, last)])
-        head = self._tables.longest_prefix_of(token[len(written) :])
+        head = int(self._tables.student.words.longest_of(ByteStrings.of([token[len(written) :]]))[0])
         mass.move(float(chain * ending) / mass.given, head, int(response.target[index]))
         return mass
 
@@ -69,6 +70,4 @@ class BytePrefixes:
         """The teacher tokens that start so, and where what follows in each of them goes."""
         order = self._tables.teacher_bytes
         low, high = order.range(written)
-        rest = [key[len(written) :] for key in order.keys[low:high]]
-        targets = [self._tables.longest_prefix_of(data) if data else NOWHERE for data in rest]
-        return order.ids[low:high], np.array(targets, np.int64)
+        return order.ids[low:high], self._tables.student.words.longest_of(order.rests(low, high, len(written)))

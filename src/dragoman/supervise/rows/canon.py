@@ -240,8 +240,7 @@ class Canonical:
     @cached_property
     def _lengths(self) -> Int64[np.ndarray, " n"]:
         """The bytes of the teacher's text tokens, in the order of these."""
-        keys = self._tables.teacher_bytes.keys
-        return np.fromiter(map(len, keys), np.int64, len(keys))
+        return self._tables.teacher_bytes.keys.lengths
 
     @cached_property
     def _longest(self) -> int:

@@ -36,7 +36,7 @@ from dragoman.supervise.rows.common import Response
 from dragoman.supervise.rows.teacher import TeacherRow
 from dragoman.supervise.sampled import Supervise
 from dragoman.text import NOWHERE, PairTables
-from dragoman.text.pair import PrefixOrder
+from dragoman.text.prefixes import PrefixOrder
 from dragoman.types import Alignment, Event, Rollout, RowLabel, Supervision, TeacherScores
 
 Sets = list[tuple[float, Int64[np.ndarray, " _"]]]
@@ -96,16 +96,14 @@ class Groups:
     @cached_property
     def _found(self) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " G_plus_1"], PrefixOrder]:
         """The tokens by group, where each group starts, and the shortest member of each."""
-        order = self._tables.teacher_bytes
+        words = self._tables.teacher.words
+        order, trie = words.order, words.trie
         alone = np.flatnonzero(self._tables.student_of_teacher[order.ids] == NOWHERE)
-        shortest: list[bytes] = []
-        starts: list[int] = []
-        for place, key in enumerate(order.keys[n] for n in alone.tolist()):
-            if not (shortest and key.startswith(shortest[-1])):
-                shortest.append(key)
-                starts.append(place)
-        bounds = np.array([*starts, len(alone)], np.int64)
-        return order.ids[alone], bounds, PrefixOrder(np.arange(len(shortest)), shortest)
+        # Ranges of what starts with a string lie within each other or apart.
+        stops = np.maximum.accumulate(trie.high[trie.node_of[alone]])
+        starts = np.flatnonzero(np.append(True, alone[1:] >= stops[:-1])[: len(alone)])
+        shortest = PrefixOrder(ids=np.arange(len(starts)), keys=order.keys.take(alone[starts]))
+        return order.ids[alone], np.append(starts, len(alone)), shortest
 
     def behind(self, response: Response, index: int, topk: int | None) -> Sets:
         """The second term of student token `index`: none unless the token before it is text and a root."""

@@ -89,13 +89,14 @@ class LongerTokens:
         and the token as (w, ...)."""
         tables = self._tables
         low, high = tables.student_bytes.range(rest)
-        keys, ids = tables.student_bytes.keys[low:high], tables.student_bytes.ids[low:high]
-        tried = sorted((int(i), key) for key, i in zip(keys, ids, strict=True) if len(key) > len(rest))
+        ids = tables.student_bytes.ids[low:high]
+        longer = tables.student_bytes.keys.lengths[low:high] > len(rest)
+        tried = np.sort(ids[longer])[:_TRIED].tolist()
         if not tried:
             return ()
-        bounds, found = tables.teacher.encode_many([written + key for _, key in tried[:_TRIED]])
+        bounds, found = tables.teacher.encode_many([written + tables.student.token_bytes(i) for i in tried])
         first = np.append(found, NOWHERE)[bounds[:-1]]
-        return tuple(i for (i, _), start in zip(tried[:_TRIED], first.tolist(), strict=True) if start == w)
+        return tuple(i for i, start in zip(tried, first.tolist(), strict=True) if start == w)
 
 
 class Continued:
@@ -132,22 +133,28 @@ class Continued:
     @cached_property
     def letter(self) -> bytes:
         """A letter that the student has a token for; nothing where it has none."""
-        known = self._tables.student_of_bytes
-        return next((bytes([b]) for b in b"xabcdefghijklmnopqrstuvwyz" if bytes([b]) in known), b"")
+        known = self._tables.student.words
+        letters = (bytes([byte]) for byte in b"xabcdefghijklmnopqrstuvwyz")
+        return next((letter for letter in letters if known.id_of(letter) != NOWHERE), b"")
 
     @cached_property
     def unsettled(self) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         """Teacher tokens that end in white space and that the student begins in another way before a letter:
         (ids, first token alone, first token before a letter)."""
+        found = self._tables.stored("unsettled", self._find_unsettled)
+        return found["ids"], found["alone"], found["before"]
+
+    def _find_unsettled(self) -> dict[str, np.ndarray]:
         tables = self._tables
-        data = tables.teacher.vocabulary_bytes()
-        ids = np.array([w for w, piece in enumerate(data) if piece[-1:] in _BLANKS], np.int64)
+        data = tables.teacher.strings
+        last = data.data[np.maximum(data.bounds[1:] - 1, 0)] if len(data.data) else np.zeros(len(data))
+        ids = np.flatnonzero((data.lengths > 0) & np.isin(last, list(b"".join(_BLANKS))))
         alone = tables.first_token[ids]
-        before = np.array(self._next((), [data[w] + self.letter for w in ids.tolist()]), np.int64)
-        sizes = np.array([len(tables.student.token_bytes(max(int(u), 0))) for u in before], np.int64)
-        inside = sizes <= np.array([len(data[w]) for w in ids.tolist()], np.int64)
+        strings = [piece + self.letter for piece in data.take(ids).tolist()]
+        before = np.array(self._next((), strings), np.int64)
+        inside = tables.student.strings.lengths[np.maximum(before, 0)] <= data.lengths[ids]
         differ = (alone != before) & (alone >= 0) & (before >= 0) & inside
-        return ids[differ], alone[differ], before[differ]
+        return {"ids": ids[differ], "alone": alone[differ], "before": before[differ]}
 
     def _next(self, written: tuple[int, ...], strings: list[bytes]) -> list[int]:
         if not strings:

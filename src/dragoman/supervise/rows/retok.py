@@ -123,5 +123,5 @@ class Spellings:
         """The teacher tokens that start so, and the student's first token of what follows in each."""
         order = self._tables.teacher_bytes
         low, high = order.range(written)
-        bounds, ids = self._tables.spell([key[len(written) :] for key in order.keys[low:high]])
+        bounds, ids = self._tables.spell(order.rests(low, high, len(written)).tolist())
         return order.ids[low:high], first_of(bounds, ids)
