@@ -48,6 +48,11 @@ class Projection:
     ids: Int64[np.ndarray, " M"]
     weight: Float64[np.ndarray, " M"]
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What it is made of, by name."""
+        return {"bounds": self.bounds, "ids": self.ids, "weight": self.weight}
+
     @cached_property
     def sizes(self) -> Int64[np.ndarray, " Vt"]:
         """Student tokens that project on each teacher token."""
@@ -61,7 +66,7 @@ class Projection:
 
 def build_pkl(tables: PairTables, config: MethodConfig) -> Supervise:
     """P-KL: rows of teacher tokens."""
-    columns = cache(lambda: projection(tables))
+    columns = cache(lambda: stored_projection(tables))
 
     def row(response: Response, index: int) -> Candidates | None:
         return projected(response, index, columns(), config.row_topk)
@@ -79,7 +84,8 @@ class HklSupervision(SortedSupervision):
 
     @cached_property
     def _map(self) -> Projection:
-        return top_map(projection(self.tables))
+        found = self.tables.stored("top_map", lambda: top_map(stored_projection(self.tables)).arrays)
+        return Projection(**found)
 
     @cached_property
     def ranked(self) -> Int64[np.ndarray, " n"]:
@@ -94,6 +100,11 @@ class HklSupervision(SortedSupervision):
     def row(self, response: Response, index: int) -> Candidates | None:
         """The row of the map."""
         return projected(response, index, self._map, self.config.row_topk)
+
+
+def stored_projection(tables: PairTables) -> Projection:
+    """W of a pair, made once."""
+    return Projection(**tables.stored("projection", lambda: projection(tables).arrays))
 
 
 def projection(tables: PairTables) -> Projection:
@@ -165,9 +176,10 @@ def _by_column(
     size: int,
 ) -> Projection:
     """Entries (student, teacher, weight) in order of the teacher token; equal pairs are added up."""
-    pairs, place = np.unique(np.stack([target, owner]), axis=1, return_inverse=True)
+    radix = int(owner.max(initial=0)) + 1
+    pairs, place = np.unique(target * radix + owner, return_inverse=True)
     return Projection(
-        bounds=np.searchsorted(pairs[0], np.arange(size + 1)),
-        ids=pairs[1],
-        weight=np.bincount(place.reshape(-1), weights=weight, minlength=pairs.shape[1]),
+        bounds=np.searchsorted(pairs, radix * np.arange(size + 1)),
+        ids=pairs % radix,
+        weight=np.bincount(place, weights=weight, minlength=len(pairs)),
     )
