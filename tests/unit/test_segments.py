@@ -70,7 +70,9 @@ def test_hard_boundaries_by_their_definition(vocabulary: list[bytes], data: byte
     pieces = [data] if data else []
     assert Boundaries(vocabulary).hard(token_text(pieces)).tolist() == wanted
     longest = [max((b - a for a, b in spans if a == k), default=0) for k in range(len(data))]
-    assert ByteTrie.of(vocabulary).longest(np.frombuffer(data, np.uint8).astype(np.uint16)).tolist() == longest
+    assert (
+        ByteTrie.of(vocabulary).longest(np.frombuffer(data, np.uint8).astype(np.uint16)).tolist() == longest
+    )
 
 
 # --- segments

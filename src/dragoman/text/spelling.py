@@ -203,14 +203,18 @@ def _spell_byte_level(names: list[str], added: Container[str]) -> ByteStrings:
 
 def _spell_sentencepiece(names: list[str], byte_fallback: bool) -> ByteStrings:
     codes = np.frombuffer("".join(names).encode("utf-32-le"), "<u4")
-    sizes = np.where(codes == ord(SPACE_MARK), 1, 1 + sum((codes >= least).astype(np.int64) for least in _UTF8))
+    sizes = np.where(
+        codes == ord(SPACE_MARK), 1, 1 + sum((codes >= least).astype(np.int64) for least in _UTF8)
+    )
     ends = bounds_of(sizes)
     bounds = ends[bounds_of(np.fromiter(map(len, names), np.int64, len(names)))]
     data = "".join(names).replace(SPACE_MARK, " ").encode()
     found = ByteStrings(data=np.frombuffer(data, np.uint8), bounds=bounds)
     if not byte_fallback:
         return found
-    matches = {place: _BYTE_TOKEN.fullmatch(names[place]) for place in np.flatnonzero(found.lengths == 6).tolist()}
+    matches = {
+        place: _BYTE_TOKEN.fullmatch(names[place]) for place in np.flatnonzero(found.lengths == 6).tolist()
+    }
     return _replaced(found, {place: bytes([int(match[1], 16)]) for place, match in matches.items() if match})
 
 

@@ -126,9 +126,7 @@ def common_with_last(strings: ByteStrings) -> Int64[np.ndarray, " N"]:
     return found
 
 
-def _pieces_at(
-    strings: ByteStrings, places: Int64[np.ndarray, " n"], depth: int
-) -> UInt64[np.ndarray, " n"]:
+def _pieces_at(strings: ByteStrings, places: Int64[np.ndarray, " n"], depth: int) -> UInt64[np.ndarray, " n"]:
     """Seven bytes of each of some strings from byte `depth` on, as a number that is ordered as they are: zeros
     stand for bytes that are not there, and the lowest byte is how many there are."""
     start = strings.bounds[places] + depth

@@ -35,9 +35,7 @@ def vocabulary_map(student: Tokenization, teacher: Tokenization) -> VocabularyMa
     return matched(same, teacher.words.token_at)
 
 
-def matched(
-    student_ids: Int64[np.ndarray, " E"], teacher_ids: Int64[np.ndarray, " E"]
-) -> VocabularyMap:
+def matched(student_ids: Int64[np.ndarray, " E"], teacher_ids: Int64[np.ndarray, " E"]) -> VocabularyMap:
     """The map of what stands side by side, `NOWHERE` on neither side."""
     known = (student_ids != NOWHERE) & (teacher_ids != NOWHERE)
     order = np.argsort(student_ids[known])

@@ -63,9 +63,7 @@ class Words:
         # Nothing spells the root.
         return self.token_at[last]
 
-    def meet(
-        self, other: Words
-    ) -> tuple[Int64[np.ndarray, " E_plus_1"], Int64[np.ndarray, " E_plus_1"]]:
+    def meet(self, other: Words) -> tuple[Int64[np.ndarray, " E_plus_1"], Int64[np.ndarray, " E_plus_1"]]:
         """For every node of the trie the other side's token that spells the same, and the longest one that it
         starts with: (same, longest)."""
         place = np.full(len(self.token_at), NOWHERE)
@@ -99,7 +97,4 @@ class Words:
         """What `arrays` gave."""
         order = {name: arrays[f"order_{name}"] for name in ("ids", "data", "bounds")}
         trie = {name: arrays[f"trie_{name}"] for name in _TRIE}
-        return cls(
-            order=PrefixOrder.from_arrays(order), trie=ByteTrie(**trie), token_at=arrays["token_at"]
-        )
-
+        return cls(order=PrefixOrder.from_arrays(order), trie=ByteTrie(**trie), token_at=arrays["token_at"])

@@ -70,4 +70,6 @@ class BytePrefixes:
         """The teacher tokens that start so, and where what follows in each of them goes."""
         order = self._tables.teacher_bytes
         low, high = order.range(written)
-        return order.ids[low:high], self._tables.student.words.longest_of(order.rests(low, high, len(written)))
+        return order.ids[low:high], self._tables.student.words.longest_of(
+            order.rests(low, high, len(written))
+        )
