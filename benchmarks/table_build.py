@@ -39,7 +39,6 @@ from growth_plot import plot_growth
 from dragoman.assets import resolve
 from dragoman.config import MethodConfig
 from dragoman.observe.environment import describe_environment
-from dragoman.supervise import Marginals
 from dragoman.supervise.rows.escd import Groups
 from dragoman.supervise.rows.longer import Continued, LongerTokens
 from dragoman.supervise.xtoken import HklSupervision, stored_projection
@@ -173,13 +172,13 @@ def jobs(tables: PairTables) -> dict[str, Callable[[], object]]:
     config = MethodConfig(name="xtoken_h")
 
     def others() -> object:
-        longer, ranks = LongerTokens(tables), Marginals(tables)
+        longer = LongerTokens(tables)
         return (
             longer.able,
             Continued(tables).unsettled,
             Groups(tables)._found,
-            ranks._bytes_rank,
-            ranks._spelling_rank,
+            tables.by_bytes,
+            tables.by_spelling,
         )
 
     return {

@@ -28,7 +28,7 @@ from dragoman.config import MethodConfig
 from dragoman.padding import stretches
 from dragoman.supervise.dense import dense
 from dragoman.supervise.rows.assembly import Candidates, assemble, largest
-from dragoman.supervise.rows.common import Response
+from dragoman.supervise.rows.common import Response, place_of
 from dragoman.supervise.sampled import Supervise
 from dragoman.supervise.sorted import SortedSupervision, starts_chunk
 from dragoman.text import NOWHERE, PairTables
@@ -147,24 +147,23 @@ def projected(response: Response, index: int, columns: Projection, topk: int | N
     """
     place = int(response.teacher_of[index])
     row = response.teacher[place]
-    own = row.mass[columns.used]
+    is_used = columns.sizes[row.ids] > 0
+    used, own = row.ids[is_used], row.known[is_used]
     if not starts_chunk(response, index) or not own.any():
         return None
     stops = sorted(response.tables.teacher.stop_ids)
     token = int(response.tokens.ids[place])
     token = stops[0] if token in stops else token
-    at = int(np.searchsorted(columns.used, token))
-    here = at < len(own) and columns.used[at] == token
-    found = columns.used[largest(own, topk, at if here else NOWHERE)]
+    chosen = largest(own, topk, place_of(used, token))
+    found = used[chosen]
     sizes = columns.sizes[found]
     members = stretches(columns.bounds[found], sizes)
-    outside = row.mass.copy()
-    outside[found] = 0.0
+    outside = float(np.delete(own, chosen).sum()) + float(row.known[~is_used].sum())
     return Candidates(
         ids=columns.ids[members],
         sizes=sizes,
-        mass=row.mass[found],
-        left=row.tail + float(outside.sum()),
+        mass=own[chosen],
+        left=row.tail + outside,
         weight=columns.weight[members],
     )
 

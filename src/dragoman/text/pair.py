@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from dragoman.text.prefixes import PrefixOrder
+from dragoman.text.prefixes import PrefixOrder, Ranked
 from dragoman.text.stored import fingerprint, stored
 from dragoman.text.strings import ByteStrings, bounds_of
 from dragoman.text.tokenization import Tokenization
@@ -151,6 +151,16 @@ class PairTables:
     def student_bytes(self) -> PrefixOrder:
         """The student's text tokens by their bytes."""
         return self.student.words.order
+
+    @cached_property
+    def by_bytes(self) -> Ranked:
+        """The teacher's text tokens by their bytes, with the place of every id."""
+        return Ranked.of(self.teacher_bytes, self.teacher.num_ids)
+
+    @cached_property
+    def by_spelling(self) -> Ranked:
+        """Teacher tokens by their spelling, with the place of every id."""
+        return Ranked.of(self.spelling_order, self.teacher.num_ids)
 
     def spell(self, data: Sequence[bytes]) -> Spellings:
         """The student's tokenisation of each of N strings, as (bounds, ids); none where it spells others."""

@@ -36,6 +36,11 @@ class PrefixOrder:
         order = byte_order(keys)
         return cls(ids=ids[order], keys=keys.take(order))
 
+    @cached_property
+    def longest(self) -> int:
+        """The bytes of the longest key."""
+        return int(self.keys.lengths.max(initial=0))
+
     def range(self, prefix: bytes) -> tuple[int, int]:
         """Where in `ids` those lie whose keys start with `prefix`, which may be all of a key: (lo, hi)."""
         places, keys = range(len(self.ids)), self.keys
@@ -65,6 +70,26 @@ class PrefixOrder:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> PrefixOrder:
         """What `arrays` gave."""
         return cls(ids=arrays["ids"], keys=ByteStrings(data=arrays["data"], bounds=arrays["bounds"]))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ranked:
+    """An order, and where in it each of V ids is: `place[i]`, -1 for an id that has no key."""
+
+    order: PrefixOrder
+    place: Int64[np.ndarray, " V"]
+
+    @classmethod
+    def of(cls, order: PrefixOrder, num_ids: int) -> Ranked:
+        """Find the places."""
+        place = np.full(num_ids, -1)
+        place[order.ids] = np.arange(len(order.ids))
+        return cls(order=order, place=place)
+
+    @property
+    def ids(self) -> Int64[np.ndarray, " N"]:
+        """The ids in order."""
+        return self.order.ids
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

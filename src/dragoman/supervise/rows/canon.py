@@ -31,16 +31,20 @@ docs/decisions/0011-canonical-rows.md. Labels as in `rows.common`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64
 
 from dragoman.config import MethodConfig
 from dragoman.supervise.dense import dense
-from dragoman.supervise.rows.common import Response
-from dragoman.supervise.rows.longer import JOINED, Continued, LongerTokens, likeliest
+from dragoman.supervise.rows.common import Response, gathered
+from dragoman.supervise.rows.longer import JOINED, Continued, LongerTokens, Question, likeliest
 from dragoman.supervise.rows.sets import Sets, rows_of_sets
+from dragoman.supervise.rows.straddling import Straddlers, Straddling
+from dragoman.supervise.rows.teacher import TeacherRow
 from dragoman.supervise.sampled import Supervise
 from dragoman.text import NOWHERE, PairTables
 from dragoman.types import ChunkKind
@@ -58,6 +62,41 @@ _DEPTH = 4
 """Teacher tokens behind a realised one that are looked at."""
 
 
+class Step(NamedTuple):
+    """A step of looking ahead: the student may still be inside token `target`, with mass `share`, when the teacher
+    has written `chain` (`data`) and is at token `at`. `before` are the student's last token and its bytes, `longer`
+    the student tokens that go on so, `following` the teacher tokens to be looked at; None where no more is known.
+    """
+
+    at: int
+    share: float
+    target: int
+    chain: tuple[int, ...]
+    before: tuple[tuple[int, ...], bytes]
+    data: bytes
+    longer: Mapping[int, Int64[np.ndarray, " n"]]
+    following: list[int] | None
+
+
+class Look(NamedTuple):
+    """What is to be known of a place: teacher tokens that straddle it, whether likely ones would be joined with the
+    student's last token, and what may follow the realised one."""
+
+    straddling: list[Straddling]
+    joins: Question | None
+    ahead: Step | None
+
+    @property
+    def questions(self) -> list[Question]:
+        """All questions of it to the student's tokenizer."""
+        found = [straddling.question for straddling in self.straddling]
+        found += [] if self.joins is None else [self.joins]
+        if self.ahead is not None and self.ahead.following is not None:
+            written, before = self.ahead.before
+            found.append((written, before + self.ahead.data, self.ahead.following))
+        return found
+
+
 class Canonical:
     """The rule, with what it has looked up of a pair."""
 
@@ -65,36 +104,56 @@ class Canonical:
         self._tables = tables
         self._longer = LongerTokens(tables)
         self._continued = Continued(tables)
+        self._straddlers = Straddlers(tables, _CHECKED, _LEAST)
 
-    def __call__(self, response: Response, index: int) -> Sets | None:
-        """The masses at one student token; None where nothing is known."""
+    def of(self, response: Response) -> Callable[[Response, int], Sets | None]:
+        """The masses at one student token of a response; None where nothing is known.
+
+        Where the teacher told its most likely tokens, what the student's tokenizer is to be asked about the whole
+        response is asked at once. Full rows are too large to be there twice.
+        """
+        if response.teacher.are_full:
+            return lambda response, index: self._sets(response, index, self._look(response, index))
+        looks = {index: self._look(response, index) for index in np.flatnonzero(response.asked).tolist()}
+        self._continued.prepare([question for look in looks.values() for question in look.questions])
+        return lambda response, index: self._sets(response, index, looks[index])
+
+    def _look(self, response: Response, index: int) -> Look:
+        """What is to be known of one place, before any answer is."""
+        if response.written[index]:
+            return Look(self._straddlers.found(response, index), None, None)
+        if self._tables.same_ids:
+            return Look([], None, None)
+        before = self._before(response, index)
+        row = response.teacher[int(response.teacher_of[index])]
+        likely = row.ids[likeliest(row.known, _CHECKED, _LEAST)]
+        likely = likely[self._tables.teacher.strings.lengths[likely] > 0]
+        joins = (*before, likely.tolist()) if before[0] else None
+        return Look(self._straddlers.found(response, index), joins, self._first_step(response, index, before))
+
+    def _sets(self, response: Response, index: int, look: Look) -> Sets | None:
         tables, place = self._tables, int(response.teacher_of[index])
-        sets = Sets(single=np.zeros(tables.student.num_ids))
+        sets = Sets()
         row, written = response.teacher[place], int(response.written[index])
         if tables.same_ids and not written:
-            self._add(sets, row.mass, row.tail)
+            self._add(sets, row, row.known)
             return sets
         if written:
-            sets.doubtful += self._ended(response, place, written)
+            sets.doubtful += self._straddlers.ended(response, place, written)
         else:
-            mass = self._possible(response, index, row.mass)
-            self._add(sets, mass, row.tail)
+            mass = self._possible(response, index, row, look)
+            self._add(sets, row, mass)
             self._meet(response, index, sets)
-            self._look_ahead(response, index, sets)
-            self._link(response, index, sets, mass)
-        self._straddlers(response, index, sets)
-        if not sets.single.any():
-            return None
-        total = float(sets.single.sum()) + sets.lost + sets.doubtful
-        sets.single /= total
-        sets.lost, sets.doubtful = sets.lost / total, sets.doubtful / total
-        return sets
+            self._look_ahead(response, index, sets, look.ahead)
+            self._link(response, index, sets, row, mass)
+        for straddling in look.straddling:
+            self._place(sets, straddling)
+        return sets if sets.normalise() else None
 
-    def _add(self, sets: Sets, mass: Float64[np.ndarray, " Vt"], tail: float) -> None:
-        first = self._tables.first_token
-        found = np.bincount(first + 1, weights=mass, minlength=len(sets.single) + 1)
-        sets.single += found[1:]
-        sets.lost += float(found[0]) + tail
+    def _add(self, sets: Sets, row: TeacherRow, mass: Float64[np.ndarray, " K"]) -> None:
+        ids, found, nowhere = gathered(self._tables.first_token[row.ids], mass)
+        sets.single = dict(zip(ids.tolist(), found.tolist(), strict=True))
+        sets.lost += nowhere + row.tail
 
     def _meet(self, response: Response, index: int, sets: Sets) -> None:
         """An event without an entry in the tables means what the alignment says."""
@@ -103,7 +162,7 @@ class Canonical:
         if response.kind(index) == ChunkKind.EVENT and self._tables.first_token[token] == NOWHERE:
             amount = min(response.teacher.realised(place), sets.lost)
             sets.lost -= amount
-            sets.single[int(response.target[index])] += amount
+            sets.add(amount, int(response.target[index]))
 
     def _before(self, response: Response, index: int) -> tuple[tuple[int, ...], bytes]:
         """The student's last token before a place with its bytes, if its tokenizer may have chosen it in view
@@ -115,68 +174,99 @@ class Canonical:
         return (token,), text.token_bytes(last)
 
     def _possible(
-        self, response: Response, index: int, mass: Float64[np.ndarray, " Vt"]
-    ) -> Float64[np.ndarray, " Vt"]:
+        self, response: Response, index: int, row: TeacherRow, look: Look
+    ) -> Float64[np.ndarray, " K"]:
         """A row without the teacher tokens that the student's tokenizer would join with its last token."""
-        written, data = self._before(response, index)
-        if not written:
-            return mass
-        teacher = self._tables.teacher
-        likely = [w for w in likeliest(mass, _CHECKED, _LEAST).tolist() if teacher.token_bytes(w)]
+        if look.joins is None:
+            return row.known
         realised = int(response.tokens.ids[int(response.teacher_of[index])])
-        found = self._continued(written, data, likely)
-        joined = [w for w, u in zip(likely, found, strict=True) if u == JOINED and w != realised]
-        if joined:
-            mass = mass.copy()
-            mass[joined] = 0.0
-        return mass
+        found = self._continued(*look.joins)
+        joined = [w for w, u in zip(look.joins[2], found, strict=True) if u == JOINED and w != realised]
+        return np.where(np.isin(row.ids, joined), 0.0, row.known) if joined else row.known
 
-    def _link(self, response: Response, index: int, sets: Sets, mass: Float64[np.ndarray, " Vt"]) -> None:
+    def _link(
+        self, response: Response, index: int, sets: Sets, row: TeacherRow, mass: Float64[np.ndarray, " K"]
+    ) -> None:
         """Join each likely teacher token's first student token with the longer ones it may begin."""
         realised = int(response.tokens.ids[int(response.teacher_of[index])])
-        able, count = self._longer.able
-        own = mass[able]
-        other = able != realised
-        listed = other & (count <= _MOST) & (own >= _LEAST * count)
-        sets.link(*self._longer.of(able[listed]))
-        ids, alone, before_letter = self._continued.unsettled
-        likely = (mass[ids] >= _LEAST) & (ids != realised)
-        sets.link(alone[likely], before_letter[likely])
-        for w in able[other & (count > _MOST) & (own >= _LARGE)].tolist():
+        likely = np.flatnonzero((mass >= _LEAST) & (row.ids != realised))
+        ids, own = row.ids[likely], mass[likely]
+        count = self._longer.count[ids]
+        able = count > 0
+        sets.link(*self._longer.of(ids[able & (count <= _MOST) & (own >= _LEAST * count)]))
+        _, alone, before_letter = self._continued.unsettled
+        unsettled = self._unsettled[ids]
+        unsettled = unsettled[unsettled != NOWHERE]
+        sets.link(alone[unsettled], before_letter[unsettled])
+        for w in ids[able & (count > _MOST) & (own >= _LARGE)].tolist():
             sets.give_up(int(self._tables.first_token[w]))
 
-    def _look_ahead(self, response: Response, index: int, sets: Sets) -> None:
-        """Part the mass of the realised teacher token by what the teacher says next.
+    @cached_property
+    def _unsettled(self) -> Int64[np.ndarray, " Vt"]:
+        """The place of each teacher token among those that are unsettled."""
+        place = np.full(self._tables.teacher.num_ids, NOWHERE)
+        ids, _, _ = self._continued.unsettled
+        place[ids] = np.arange(len(ids))
+        return place
 
-        As long as the realised tokens go on one student token, or may, the next row tells which it is.
-        """
+    def _first_step(
+        self, response: Response, index: int, before: tuple[tuple[int, ...], bytes]
+    ) -> Step | None:
+        """The first step of looking ahead; None where there is none to take."""
         tokens, tables = response.tokens, self._tables
         at = int(response.teacher_of[index])
         realised = int(tokens.ids[at])
         target, share = int(tables.first_token[realised]), response.teacher.realised(at)
         if tokens.event[at] or target == NOWHERE:
+            return None
+        return self._step(
+            response, at, share, target, (realised,), before, tables.teacher.token_bytes(realised)
+        )
+
+    def _step(
+        self,
+        response: Response,
+        at: int,
+        share: float,
+        target: int,
+        chain: tuple[int, ...],
+        before: tuple[tuple[int, ...], bytes],
+        data: bytes,
+    ) -> Step | None:
+        """What is looked at behind teacher token `at`; None where that does not matter."""
+        longer = self._longer.after(chain)
+        if share < _LEAST or not (longer or len(self._tables.student.token_bytes(target)) >= len(data)):
+            return None
+        following: list[int] = []
+        at += 1
+        ends = at >= len(response.tokens) or not self._known(response, at)
+        if not ends:
+            row = response.teacher[at]
+            parts = share * row.known
+            likely = set(row.ids[likeliest(parts, _CHECKED, _LEAST)].tolist())
+            likely |= {u for u in row.ids[parts >= _LEAST].tolist() if u in longer}
+            following = sorted(likely | {int(response.tokens.ids[at])})
+        return Step(at, share, target, chain, before, data, longer, None if ends else following)
+
+    def _look_ahead(self, response: Response, index: int, sets: Sets, step: Step | None) -> None:
+        """Part the mass of the realised teacher token by what the teacher says next.
+
+        As long as the realised tokens go on one student token, or may, the next row tells which it is.
+        """
+        if step is None:
             return
-        written, before = self._before(response, index)
-        chain: tuple[int, ...] = (realised,)
-        data = tables.teacher.token_bytes(realised)
+        tokens, tables = response.tokens, self._tables
         for _ in range(_DEPTH):
-            longer = self._longer.after(chain)
-            if share < _LEAST or not (longer or len(tables.student.token_bytes(target)) >= len(data)):
-                return
-            at += 1
-            if at >= len(tokens) or not self._known(response, at):
+            at, share, target, chain, before, data, longer, following = step
+            if following is None:
                 break
             row, realised = response.teacher[at], int(tokens.ids[at])
-            parts = share * row.mass
-            likely = set(likeliest(parts, _CHECKED, _LEAST).tolist())
-            likely |= {u for u in longer if parts[u] >= _LEAST} | {realised}
-            following = sorted(likely)
-            starts = self._continued(written, before + data, following)
-            unnamed = share * row.tail_within(np.array(list(longer), np.int64))
+            starts = self._continued(before[0], before[1] + data, following)
+            unnamed = share * row.tail_within(np.fromiter(longer, np.int64, len(longer)))
             sets.lost += sets.move(unnamed, target, None)
             source = target
             for u, start in zip(following, starts, strict=True):
-                part, new = float(parts[u]), start if start >= 0 else source
+                part, new = share * row.of(u), start if start >= 0 else source
                 if u == realised:
                     target = new
                     sets.move(part, source, target)
@@ -188,9 +278,15 @@ class Canonical:
                     self._join(sets, new, self._longer.beyond(longer, [u], size), part)
             if tokens.event[at]:
                 return
-            share, chain = float(parts[realised]), (*chain, realised)
+            share, chain = share * row.of(realised), (*chain, realised)
             data += tables.teacher.token_bytes(realised)
-        longer = self._longer.after(chain)
+            if len(chain) > _DEPTH:
+                longer = self._longer.after(chain)
+                break
+            found = self._step(response, at, share, target, chain, before, data)
+            if found is None:
+                return
+            step = found
         self._join(sets, target, self._longer.beyond(longer, list(longer), len(data)), share)
 
     def _join(self, sets: Sets, target: int, longer: list[int], mass: float) -> None:
@@ -201,51 +297,6 @@ class Canonical:
         elif mass >= _LEAST * len(longer):
             sets.join([target, *longer])
 
-    def _ended(self, response: Response, place: int, written: int) -> float:
-        """The teacher's mass of having ended a token with just the bytes written."""
-        order, data = self._tables.teacher_bytes, response.tokens.token_bytes(place)[:written]
-        low, high = order.range(data)
-        ends_here = low < high and order.keys[low] == data
-        return float(response.teacher[place].mass[order.ids[low]]) if ends_here else 0.0
-
-    def _straddlers(self, response: Response, index: int, sets: Sets) -> None:
-        """Add teacher tokens that began at an earlier boundary and go on behind this place."""
-        tokens, order = response.tokens, self._tables.teacher_bytes
-        place, written = int(response.teacher_of[index]), int(response.written[index])
-        at = int(tokens.bounds[place]) + written
-        scale, done = 1.0, place
-        for earlier in range(place if written else place - 1, -1, -1):
-            since = tokens.data[int(tokens.bounds[earlier]) : at]
-            if tokens.event[earlier] or len(since) >= self._longest:
-                return
-            low, high = order.range(since)
-            inside = low + np.flatnonzero(self._lengths[low:high] > len(since))
-            if not since or not len(inside):
-                continue
-            if not self._reachable(response, earlier, index):
-                return
-            for between in range(earlier, done):
-                scale /= max(response.teacher.realised(between), 1e-30)
-            done = min(earlier, done)
-            row, ids = response.teacher[earlier], order.ids[inside]
-            mass = scale * row.mass[ids]
-            # Inside a token only proportions count, however unlikely all of it was.
-            chosen = likeliest(mass, _CHECKED, _LEAST * (float(mass.sum()) if written else 1.0))
-            placed = self._place(response, index, sets, earlier, ids[chosen].tolist(), mass[chosen].tolist())
-            # Of the others as large a share is possible as of these.
-            checked = float(mass[chosen].sum())
-            others = max(float(mass.sum()) - checked, 0.0) + scale * row.tail_within(ids)
-            sets.lost += others * (placed / checked if checked else 1.0)
-
-    @cached_property
-    def _lengths(self) -> Int64[np.ndarray, " n"]:
-        """The bytes of the teacher's text tokens, in the order of these."""
-        return self._tables.teacher_bytes.keys.lengths
-
-    @cached_property
-    def _longest(self) -> int:
-        return int(self._lengths.max(initial=0))
-
     def _known(self, response: Response, place: int) -> bool:
         """Whether the teacher's values at one of its tokens can be used: its chunk has some row."""
         alignment = response.alignment
@@ -253,47 +304,27 @@ class Canonical:
         first, last = alignment.student_bounds[chunk : chunk + 2].tolist()
         return bool((response.teacher_of[first:last] >= 0).any())
 
-    def _reachable(self, response: Response, earlier: int, index: int) -> bool:
-        """Whether all between a teacher token and a student token is text with rows, so that both sides have
-        the same bytes there and the teacher's values can be used."""
-        alignment = response.alignment
-        chunk = int(np.searchsorted(alignment.teacher_bounds, earlier, side="right")) - 1
-        last = int(alignment.chunk_of[index])
-        if not (alignment.kind[chunk:last] < ChunkKind.EVENT).all():
-            return False
-        bounds = alignment.student_bounds[chunk : last + 2]
-        has_row = response.teacher_of[bounds[0] : bounds[-1]] >= 0
-        return bool(np.logical_or.reduceat(has_row, bounds[:-1] - bounds[0]).all())
-
-    def _place(
-        self, response: Response, index: int, sets: Sets, earlier: int, ids: list[int], masses: list[float]
-    ) -> float:
-        """Give the mass of straddling teacher tokens to the next student token of each; returns how much of
-        it the student's tokens so far allow."""
-        text, tokens = response.rollout.completion, response.tokens
-        here = int(text.bounds[index])
-        at = int(tokens.bounds[int(response.teacher_of[index])]) + int(response.written[index])
-        start = here - (at - int(tokens.bounds[earlier]))
-        first = int(np.searchsorted(text.bounds[: index + 1], start, side="right")) - 1
-        before = text.data[int(text.bounds[first]) : start]
-        written = tuple(text.ids[first:index].tolist())
+    def _place(self, sets: Sets, found: Straddling) -> None:
+        """Give the mass of straddling teacher tokens to the next student token of each. Of those that were not
+        asked about as large a share is possible as of these."""
         placed = 0.0
-        targets = self._continued(written, before, ids)
-        for w, mass, target in zip(ids, masses, targets, strict=True):
+        targets = self._continued(*found.question)
+        for w, mass, target in zip(found.ids, found.mass.tolist(), targets, strict=True):
             if target == JOINED:
                 continue
             placed += mass
             if target == NOWHERE:
                 sets.doubtful += mass
                 continue
-            sets.single[target] += mass
-            rest = self._tables.teacher.token_bytes(w)[here - start :]
-            longer = self._longer.behind(text.data[start:here], rest, w)
+            sets.add(mass, target)
+            rest = self._tables.teacher.token_bytes(w)[len(found.since) :]
+            longer = self._longer.behind(found.since, rest, w)
             sets.join([target, *longer])
-        return placed
+        checked = float(found.mass.sum())
+        sets.lost += found.others * (placed / checked if checked else 1.0)
 
 
 def build(tables: PairTables, config: MethodConfig) -> Supervise:
     """Exact masses of sets of student tokens, for student tokens in comparable chunks."""
     rule = Canonical(tables)
-    return dense(tables, config, lambda response: rows_of_sets(response, rule, config.row_topk))
+    return dense(tables, config, lambda response: rows_of_sets(response, rule.of(response), config.row_topk))
