@@ -9,10 +9,10 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, UInt16
+from jaxtyping import Bool, Int32, Int64, UInt16, UInt64
 
 from dragoman.padding import stretches
-from dragoman.text.strings import ByteStrings, byte_order, common_with_last
+from dragoman.text.strings import PIECE, ByteStrings, byte_order, common_with_last, piece_of, pieces_at
 
 RADIX = 512
 """Above every symbol: bytes, then events, which no token spells."""
@@ -43,13 +43,24 @@ class PrefixOrder:
 
     def range(self, prefix: bytes) -> tuple[int, int]:
         """Where in `ids` those lie whose keys start with `prefix`, which may be all of a key: (lo, hi)."""
-        places, keys = range(len(self.ids)), self.keys
+        low = self._first_from(prefix)
         stem = prefix.rstrip(b"\xff")
-        low = bisect_left(places, prefix, key=keys.__getitem__)
         if not stem:
-            return low, len(places)
-        behind = stem[:-1] + bytes([stem[-1] + 1])
-        return low, bisect_left(places, behind, low, key=keys.__getitem__)
+            return low, len(self.ids)
+        return low, self._first_from(stem[:-1] + bytes([stem[-1] + 1]))
+
+    def _first_from(self, data: bytes) -> int:
+        """Where the first key lies that is not before `data`: by the first bytes of all keys, which are in one
+        array, then by whole keys."""
+        start = int(self._pieces.searchsorted(piece_of(data)))
+        if len(data) <= PIECE:
+            return start
+        stop = int(self._pieces.searchsorted(piece_of(data), side="right"))
+        return bisect_left(range(len(self.ids)), data, start, stop, key=self.keys.__getitem__)
+
+    @cached_property
+    def _pieces(self) -> UInt64[np.ndarray, " N"]:
+        return pieces_at(self.keys, np.arange(len(self.keys)), 0)
 
     def starting(self, prefix: bytes) -> Int64[np.ndarray, " n"]:
         """The ids whose keys start with `prefix`."""

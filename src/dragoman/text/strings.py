@@ -11,7 +11,7 @@ from jaxtyping import Int64, UInt8, UInt64
 
 from dragoman.padding import stretches
 
-_PIECE = 7
+PIECE = 7
 """Bytes compared at once; an eighth says how many of them there are."""
 
 
@@ -89,7 +89,7 @@ def byte_order(strings: ByteStrings) -> Int64[np.ndarray, " N"]:
     inside = np.arange(len(strings))
     depth = 0
     while len(inside):
-        piece = _pieces_at(strings, inside, depth)
+        piece = pieces_at(strings, inside, depth)
         order = np.lexsort((piece, rank[inside])) if depth else np.argsort(piece, kind="stable")
         inside, piece = inside[order], piece[order]
         before = rank[inside]
@@ -99,8 +99,8 @@ def byte_order(strings: ByteStrings) -> Int64[np.ndarray, " N"]:
         place = before + np.arange(len(inside)) - np.repeat(first, np.diff(np.append(first, len(inside))))
         counts = np.diff(np.append(starts, len(inside)))
         rank[inside] = np.repeat(place[starts], counts)
-        inside = inside[(np.repeat(counts, counts) > 1) & ((piece & 0xFF) == _PIECE)]
-        depth += _PIECE
+        inside = inside[(np.repeat(counts, counts) > 1) & ((piece & 0xFF) == PIECE)]
+        depth += PIECE
     return np.argsort(rank, kind="stable")
 
 
@@ -114,30 +114,36 @@ def common_with_last(strings: ByteStrings) -> Int64[np.ndarray, " N"]:
     inside = np.arange(1, len(strings))
     depth = 0
     while len(inside):
-        one, other = _pieces_at(strings, inside - 1, depth), _pieces_at(strings, inside, depth)
+        one, other = pieces_at(strings, inside - 1, depth), pieces_at(strings, inside, depth)
         size = np.minimum(one & 0xFF, other & 0xFF)
         differ = (one ^ other) >> 8
         equal = np.zeros(len(inside), np.uint64)
-        for byte in range(_PIECE):
-            equal += (differ >> (8 * (_PIECE - 1 - byte))) == 0
+        for byte in range(PIECE):
+            equal += (differ >> (8 * (PIECE - 1 - byte))) == 0
         found[inside] += np.minimum(equal, size).astype(np.int64)
-        inside = inside[(differ == 0) & (size == _PIECE)]
-        depth += _PIECE
+        inside = inside[(differ == 0) & (size == PIECE)]
+        depth += PIECE
     return found
 
 
-def _pieces_at(strings: ByteStrings, places: Int64[np.ndarray, " n"], depth: int) -> UInt64[np.ndarray, " n"]:
-    """Seven bytes of each of some strings from byte `depth` on, as a number that is ordered as they are: zeros
+def pieces_at(strings: ByteStrings, places: Int64[np.ndarray, " n"], depth: int) -> UInt64[np.ndarray, " n"]:
+    """`PIECE` bytes of each of some strings from byte `depth` on, as a number that is ordered as they are: zeros
     stand for bytes that are not there, and the lowest byte is how many there are."""
     start = strings.bounds[places] + depth
-    size = np.clip(strings.bounds[places + 1] - start, 0, _PIECE)
+    size = np.clip(strings.bounds[places + 1] - start, 0, PIECE)
     found = size.astype(np.uint64)
     last = max(len(strings.data) - 1, 0)
-    for byte in range(_PIECE):
+    for byte in range(PIECE):
         inside = size > byte
         symbols = strings.data[np.minimum(start + byte, last)] if len(strings.data) else np.zeros(1, np.uint8)
-        found |= np.where(inside, symbols, 0).astype(np.uint64) << np.uint64(8 * (_PIECE - byte))
+        found |= np.where(inside, symbols, 0).astype(np.uint64) << np.uint64(8 * (PIECE - byte))
     return found
+
+
+def piece_of(data: bytes) -> np.uint64:
+    """That number for the beginning of one string."""
+    size = min(len(data), PIECE)
+    return np.uint64(int.from_bytes(data[:size].ljust(PIECE, b"\0"), "big") << 8 | size)
 
 
 def joined(parts: Sequence[ByteStrings]) -> ByteStrings:

@@ -154,7 +154,8 @@ class Tokenization:
 
     def token_bytes(self, index: int) -> bytes:
         """The bytes of one id; empty for a control token."""
-        self._check_ids(np.array([index]))
+        if not 0 <= index < self.num_ids:
+            self._check_ids(np.array([index]))
         return self._blob[self._starts[index] : self._ends[index]].tobytes()
 
     def is_event(self, index: int) -> bool:

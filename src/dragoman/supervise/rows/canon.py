@@ -274,8 +274,9 @@ class Canonical:
                     sets.move(part, source, None)
                 else:
                     sets.move(part, source, new)
-                    size = len(data) + len(tables.teacher.token_bytes(u))
-                    self._join(sets, new, self._longer.beyond(longer, [u], size), part)
+                    if u in longer:
+                        size = len(data) + len(tables.teacher.token_bytes(u))
+                        self._join(sets, new, self._longer.beyond(longer, [u], size), part)
             if tokens.event[at]:
                 return
             share, chain = share * row.of(realised), (*chain, realised)
@@ -291,6 +292,8 @@ class Canonical:
 
     def _join(self, sets: Sets, target: int, longer: list[int], mass: float) -> None:
         """Join a token with the longer ones that some of its mass may mean, as far as they can be listed."""
+        if not longer:
+            return
         if len(longer) > _MOST:
             if mass >= _LARGE:
                 sets.give_up(target)
@@ -318,8 +321,8 @@ class Canonical:
                 continue
             sets.add(mass, target)
             rest = self._tables.teacher.token_bytes(w)[len(found.since) :]
-            longer = self._longer.behind(found.since, rest, w)
-            sets.join([target, *longer])
+            if longer := self._longer.behind(found.since, rest, w):
+                sets.join([target, *longer])
         checked = float(found.mass.sum())
         sets.lost += found.others * (placed / checked if checked else 1.0)
 

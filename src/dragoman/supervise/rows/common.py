@@ -115,6 +115,9 @@ class Places(NamedTuple):
     alone: int = NOWHERE
 
 
+_MANY = 4096
+"""Teacher tokens above which a table of all student tokens costs less than sorting."""
+
 Rule = Callable[[Response, int], Mass | None]
 """The row of one student token; None where the method has none."""
 
@@ -179,6 +182,10 @@ def gathered(
     targets: Int64[np.ndarray, " n"], mass: Float64[np.ndarray, " n"]
 ) -> tuple[Int64[np.ndarray, " k"], Float64[np.ndarray, " k"], float]:
     """The sums of the masses that go to each target, by id, ascending, and of those that go nowhere."""
+    if len(targets) > _MANY:
+        sums = np.bincount(targets + 1, weights=mass)
+        ids = np.flatnonzero(sums[1:])
+        return ids, sums[1:][ids], float(sums[0])
     ids, number = np.unique(targets, return_inverse=True)
     sums = np.bincount(number, weights=mass, minlength=len(ids))
     if len(ids) and ids[0] == NOWHERE:

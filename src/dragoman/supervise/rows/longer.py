@@ -143,7 +143,7 @@ class Continued:
         )
         if not unknown:
             return
-        pieces = [self._tables.teacher.token_bytes(w) for _, _, w in unknown]
+        pieces = self._tables.teacher.strings.take(np.array([w for _, _, w in unknown], np.int64)).tolist()
         blank = [n for n, piece in enumerate(pieces) if piece[-1:] in _BLANKS]
         plain = [data + piece for (_, data, _), piece in zip(unknown, pieces, strict=True)]
         written = [own for own, _, _ in unknown]
@@ -185,10 +185,12 @@ class Continued:
 
     def _next(self, written: list[tuple[int, ...]], strings: list[bytes]) -> list[int]:
         """The token behind `written[n]` in the student's tokenisation of string n."""
-        bounds, ids = self._tables.spell(strings)
+        numbers = {string: number for number, string in enumerate(dict.fromkeys(strings))}
+        bounds, ids = self._tables.spell(list(numbers))
         borders, own = bounds.tolist(), ids.tolist()
         found = []
-        for number, start in enumerate(written):
+        for start, string in zip(written, strings, strict=True):
+            number = numbers[string]
             first, last = borders[number], borders[number + 1]
             behind = first + len(start)
             if first == last:
