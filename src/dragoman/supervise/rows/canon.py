@@ -112,16 +112,19 @@ class Canonical:
         Where the teacher told its most likely tokens, what the student's tokenizer is to be asked about the whole
         response is asked at once. Full rows are too large to be there twice.
         """
+        reach = self._straddlers.reach(response)
         if response.teacher.are_full:
-            return lambda response, index: self._sets(response, index, self._look(response, index))
-        looks = {index: self._look(response, index) for index in np.flatnonzero(response.asked).tolist()}
+            return lambda response, index: self._sets(response, index, self._look(response, index, reach))
+        looks = {
+            index: self._look(response, index, reach) for index in np.flatnonzero(response.asked).tolist()
+        }
         self._continued.prepare([question for look in looks.values() for question in look.questions])
         return lambda response, index: self._sets(response, index, looks[index])
 
-    def _look(self, response: Response, index: int) -> Look:
+    def _look(self, response: Response, index: int, reach: Int64[np.ndarray, " T"]) -> Look:
         """What is to be known of one place, before any answer is."""
         if response.written[index]:
-            return Look(self._straddlers.found(response, index), None, None)
+            return Look(self._straddlers.found(response, index, reach), None, None)
         if self._tables.same_ids:
             return Look([], None, None)
         before = self._before(response, index)
@@ -129,7 +132,9 @@ class Canonical:
         likely = row.ids[likeliest(row.known, _CHECKED, _LEAST)]
         likely = likely[self._tables.teacher.strings.lengths[likely] > 0]
         joins = (*before, likely.tolist()) if before[0] else None
-        return Look(self._straddlers.found(response, index), joins, self._first_step(response, index, before))
+        return Look(
+            self._straddlers.found(response, index, reach), joins, self._first_step(response, index, before)
+        )
 
     def _sets(self, response: Response, index: int, look: Look) -> Sets | None:
         tables, place = self._tables, int(response.teacher_of[index])

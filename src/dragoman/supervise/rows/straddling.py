@@ -11,6 +11,7 @@ from jaxtyping import Float64, Int64
 from dragoman.supervise.rows.common import Response
 from dragoman.supervise.rows.longer import Question, likeliest
 from dragoman.text import PairTables
+from dragoman.text.strings import ByteStrings
 from dragoman.types import ChunkKind
 
 _CACHED = 1 << 16
@@ -44,17 +45,28 @@ class Straddlers:
         self._most, self._least = most, least
         self._range = lru_cache(maxsize=_CACHED)(self._find_range)
 
-    def found(self, response: Response, index: int) -> list[Straddling]:
+    def reach(self, response: Response) -> Int64[np.ndarray, " T"]:
+        """How far, in bytes of the response, some token of the teacher's goes along its text from the start of
+        each of its tokens."""
+        data, start = response.tokens.data, response.tokens.bounds[:-1]
+        stop = np.minimum(start + self._tables.teacher_bytes.longest, len(data))
+        text = ByteStrings(data=np.frombuffer(data, np.uint8), bounds=np.array([0, len(data)]))
+        ahead = text.cut(np.zeros(len(start), np.int64), start, stop)
+        _, size, _ = self._tables.teacher.words.trie.walk(ahead)
+        return start + size
+
+    def found(self, response: Response, index: int, reach: Int64[np.ndarray, " T"]) -> list[Straddling]:
         """Those at the place of one student token, the latest boundary first."""
         tokens = response.tokens
         place, written = int(response.teacher_of[index]), int(response.written[index])
         at = int(tokens.bounds[place]) + written
         scale, done = 1.0, place
         found: list[Straddling] = []
-        for earlier in range(place if written else place - 1, -1, -1):
+        behind = place + 1 if written else place
+        events = np.flatnonzero(tokens.event[:behind])
+        first = int(events[-1]) + 1 if len(events) else 0
+        for earlier in (first + np.flatnonzero(reach[first:behind] >= at)[::-1]).tolist():
             since = tokens.data[int(tokens.bounds[earlier]) : at]
-            if tokens.event[earlier] or len(since) >= self._tables.teacher_bytes.longest:
-                break
             low, high = self._range(since)
             if not since or low == high:
                 continue
