@@ -97,7 +97,7 @@ def located(side: str) -> Path:
 
 
 def measured(name: str, student: Path, teacher: Path, repeats: int) -> dict[str, Any]:
-    """All timings of one pair. Every cold process has an empty folder, and the warm one behind it the same."""
+    """All timings of one pair. Every cold process has an empty folder, and the warm one behind it has its."""
     found: dict[str, list[dict[str, Any]]] = {state: [] for state in STATES}
     num_bytes = 0
     for _ in range(repeats):

@@ -9,7 +9,7 @@ import pytest
 
 import toy
 from dragoman.config import MethodConfig
-from dragoman.supervise.rows import canon, longer
+from dragoman.supervise.rows import ahead, canon, longer
 from dragoman.supervise.rows.sets import Sets
 from dragoman.text import NOWHERE, PairTables, Tokenization
 from dragoman.types import Alignment, ChunkKind, DropReason, Event, RowLabel, Rows, Supervision
@@ -376,7 +376,8 @@ def test_the_residual_holds_what_is_cut() -> None:
 
 
 def test_sets_too_large_to_be_listed_are_residual(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(canon, "_MOST", 1)
+    for module in (canon, ahead):
+        monkeypatch.setattr(module, "MOST", 1)
     found = supervised(LONG, PAIRS, "b", "b", {"a": 0.6, "b": 0.3, "cd": 0.1})
     assert sets_of(found.rows, 0, LONG) == approx({"b": 0.3, "c": 0.1, "rest": 0.6})
     # and those of little mass stay with their first token

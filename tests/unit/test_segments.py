@@ -17,9 +17,9 @@ from dragoman.config import MethodConfig
 from dragoman.supervise import CREDITS, Boundaries, Guard, SampledSettings, supervise_sampled
 from dragoman.supervise.guard import guarded
 from dragoman.supervise.sampled import build_chunk, build_segment
-from dragoman.text.prefixes import ByteTrie
 from dragoman.text import Tokenization
 from dragoman.text.pair import PairTables
+from dragoman.text.prefixes import ByteTrie
 from dragoman.types import DropReason, Event, Prompt, Rollout, Supervision, TeacherScores
 from naive import token_text
 

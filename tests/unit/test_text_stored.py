@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written_is_no_error(root: Path, caplog: pytest.
 def test_switched_off_nothing_is_read_or_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored.stored("key", "table", lambda: ARRAYS)
     monkeypatch.setenv(stored.SWITCH, "off")
-    assert stored.stored("key", "table", lambda: {}) == {}
+    assert stored.stored("key", "table", dict) == {}
     assert stored.stored("other", "table", lambda: ARRAYS) is ARRAYS
     assert [path.name for path in root.iterdir()] == ["key"]
     monkeypatch.setenv(stored.SWITCH, "no idea")

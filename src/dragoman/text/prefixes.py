@@ -50,8 +50,8 @@ class PrefixOrder:
         return low, self._first_from(stem[:-1] + bytes([stem[-1] + 1]))
 
     def _first_from(self, data: bytes) -> int:
-        """Where the first key lies that is not before `data`: by the first bytes of all keys, which are in one
-        array, then by whole keys."""
+        """Where the first key lies that is not before `data`: by the first bytes of all keys, which are in
+        one array, then by whole keys."""
         start = int(self._pieces.searchsorted(piece_of(data)))
         if len(data) <= PIECE:
             return start

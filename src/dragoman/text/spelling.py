@@ -146,8 +146,8 @@ def _is_prepend(node: Any) -> bool:
 
 
 def spell_vocabulary(backend: Tokenizer, structure: Structure) -> ByteStrings:
-    """The bytes of every token id, none for an id without a token. Added tokens are verbatim, but for SentencePiece's `▁` (Gemma adds
-    its runs of spaces so), which its decoder turns into spaces in them too.
+    """The bytes of every token id, none for an id without a token. Added tokens are verbatim, but for
+    SentencePiece's `▁` (Gemma adds its runs of spaces so), which its decoder turns into spaces in them too.
 
     Raises TokenizerError for a byte-level token with a character outside the byte alphabet.
     """

@@ -3,8 +3,8 @@
     $DRAGOMAN_HOME/tables/KEY/NAME/         the arrays of one table, NAME by KEY, and manifest.json
 
 A table is written to a hidden folder, its manifest last, and renamed into place, so that any number of
-processes may make it at once. Its arrays are compared with the manifest's sha256 when they are opened: a table
-that is damaged is made again. Nothing that is read is executed or unpickled.
+processes may make it at once. Its arrays are compared with the manifest's sha256 when they are opened: a
+table that is damaged is made again. Nothing that is read is executed or unpickled.
 
 `DRAGOMAN_TABLES=off` makes every table anew and writes none. Folders may be deleted at any time.
 """
@@ -48,14 +48,14 @@ def fingerprint(*parts: str | bytes) -> str:
 
 
 def folder() -> Path | None:
-    """Where tables are kept; None where they are not. Raises TokenizerError for a switch that says neither."""
+    """Where tables are kept; None where they are not. Raises TokenizerError if the switch says neither."""
     choice = os.environ.get(SWITCH, "").lower()
     if choice in ("off", "0"):
         return None
     if choice in ("", "on", "1"):
         return home() / "tables"
     raise TokenizerError(
-        f"{SWITCH} is {choice!r}, expected 'on' or 'off': it says whether tables of tokenizers are kept on disk"
+        f"{SWITCH} is {choice!r}, expected 'on' or 'off': it says whether tables of tokenizers are kept"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Int64, UInt8, UInt64
@@ -66,7 +67,7 @@ class ByteStrings:
 def pieces(data: bytes, bounds: Int64[np.ndarray, " N_plus_1"]) -> list[bytes]:
     """The strings that some borders divide `data` into."""
     borders = bounds.tolist()
-    return [data[start:stop] for start, stop in zip(borders, borders[1:])]  # noqa: B905
+    return [data[start:stop] for start, stop in pairwise(borders)]
 
 
 def bounds_of(sizes: np.ndarray) -> Int64[np.ndarray, " N_plus_1"]:
@@ -127,8 +128,8 @@ def common_with_last(strings: ByteStrings) -> Int64[np.ndarray, " N"]:
 
 
 def pieces_at(strings: ByteStrings, places: Int64[np.ndarray, " n"], depth: int) -> UInt64[np.ndarray, " n"]:
-    """`PIECE` bytes of each of some strings from byte `depth` on, as a number that is ordered as they are: zeros
-    stand for bytes that are not there, and the lowest byte is how many there are."""
+    """`PIECE` bytes of each of some strings from byte `depth` on, as a number that is ordered as they are:
+    zeros stand for bytes that are not there, and the lowest byte is how many there are."""
     start = strings.bounds[places] + depth
     size = np.clip(strings.bounds[places + 1] - start, 0, PIECE)
     found = size.astype(np.uint64)

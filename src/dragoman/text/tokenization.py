@@ -57,7 +57,6 @@ class Tokenization:
         check_markers(self.markers, files)
         self._files = files
         self._event: UInt8[np.ndarray, " V"] = event_table(files, self.num_ids, self.stop_ids, self.markers)
-        # Bytes of control tokens stay where they are, with nothing that leads to them.
         spelled = files.spelled
         padded = np.append(spelled.bounds, np.full(self.num_ids - len(spelled), spelled.bounds[-1]))
         self._starts = padded[:-1]
@@ -218,20 +217,16 @@ class Tokenization:
 
     @cached_property
     def fingerprint(self) -> str | None:
-        """Names all that tables made of this tokenizer depend on: its file, and which ids are which event.
-        None where it was read from no file."""
-        if self._files.digest is None:
-            return None
-        return fingerprint("tokenization", self._files.digest, self._event.tobytes())
+        """Names what tables of this tokenizer depend on, its file and its events; None without a file."""
+        digest = self._files.digest
+        return None if digest is None else fingerprint("tokenization", digest, self._event.tobytes())
 
     @cached_property
     def words(self) -> Words:
         """The text tokens by their bytes."""
 
-        def make() -> dict[str, np.ndarray]:
-            ids = np.flatnonzero(self._event == Event.NONE)
-            return Words.of(ids, self.strings.take(ids), self.encode_many).arrays
-
+        ids = np.flatnonzero(self._event == Event.NONE)
+        make = lambda: Words.of(ids, self.strings.take(ids), self.encode_many).arrays  # noqa: E731
         return Words.from_arrays(stored(self.fingerprint, "words", make))
 
     def _text(self, ids: Int64[np.ndarray, " S"]) -> TokenText:

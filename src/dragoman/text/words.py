@@ -1,4 +1,4 @@
-"""The text tokens of one tokenizer by their bytes: in sorted order, as a trie, and which id stands for what."""
+"""The text tokens of one tokenizer by their bytes: sorted, as a trie, and which id stands for what."""
 
 from __future__ import annotations
 

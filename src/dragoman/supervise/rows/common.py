@@ -105,8 +105,8 @@ def place_of(ids: Int64[np.ndarray, " n"], index: int) -> int:
 
 
 class Places(NamedTuple):
-    """Teacher tokens that go on from what is written of one: those at `low:high` of an order, `targets[n]` the
-    student token next in the token at `low + n`; with `alone`, a further teacher token that has none."""
+    """Teacher tokens that go on from what is written of one: those at `low:high` of an order, `targets[n]`
+    the student token next in the token at `low + n`; with `alone`, a further teacher token that has none."""
 
     order: Ranked
     low: int
@@ -163,8 +163,8 @@ def respond(
 
 
 def scatter(response: Response, index: int, places: Places) -> Mass | None:
-    """The mass of some teacher tokens at the place of student token `index`, moved to their targets and divided
-    by that of all of them, an even share of the tail included. None where none of them has mass."""
+    """The mass of some teacher tokens at the place of student token `index`, moved to their targets and
+    divided by that of all of them, an even share of the tail included. None where none of them has mass."""
     row = response.teacher[int(response.teacher_of[index])]
     found, mass = row.within(places.order, places.low, places.high)
     targets = places.targets[found - places.low]

@@ -1,4 +1,4 @@
-"""Teacher tokens that began before a place and go on behind it, where they start with the bytes in between."""
+"""Teacher tokens that began before a place and go on behind it: they start with the bytes in between."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _CACHED = 1 << 16
 
 
 class Straddling(NamedTuple):
-    """The likeliest `ids` that began at one earlier boundary, with the `mass` of each at the place, and that of
-    `others`. `since` are the bytes from that boundary to the place; the student tokens `written` begin `before`
-    bytes ahead of it at the latest, and end at the place."""
+    """The likeliest `ids` that began at one earlier boundary, with the `mass` of each at the place, and that
+    of `others`. `since` are the bytes from that boundary to the place; the student tokens `written` hold
+    them, and `before` what the first of these has ahead of the boundary."""
 
     ids: list[int]
     mass: Float64[np.ndarray, " n"]
@@ -46,8 +46,8 @@ class Straddlers:
         self._range = lru_cache(maxsize=_CACHED)(self._find_range)
 
     def reach(self, response: Response) -> Int64[np.ndarray, " T"]:
-        """How far, in bytes of the response, some token of the teacher's goes along its text from the start of
-        each of its tokens."""
+        """How far, in bytes of the response, some token of the teacher's goes along its text from the start
+        of each of its tokens."""
         data, start = response.tokens.data, response.tokens.bounds[:-1]
         stop = np.minimum(start + self._tables.teacher_bytes.longest, len(data))
         text = ByteStrings(data=np.frombuffer(data, np.uint8), bounds=np.array([0, len(data)]))
@@ -108,8 +108,8 @@ class Straddlers:
 
 
 def _reachable(response: Response, earlier: int, index: int) -> bool:
-    """Whether all between a teacher token and a student token is text with rows, so that both sides have the same
-    bytes there and the teacher's values can be used."""
+    """Whether all between a teacher token and a student token is text with rows, so that both sides have the
+    same bytes there and the teacher's values can be used."""
     alignment = response.alignment
     chunk = int(np.searchsorted(alignment.teacher_bounds, earlier, side="right")) - 1
     last = int(alignment.chunk_of[index])

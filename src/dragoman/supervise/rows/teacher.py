@@ -29,9 +29,9 @@ _KEPT = 8
 class TeacherRow:
     """One distribution over `num_ids` tokens.
 
-    `named` are the ids whose probability is known, ascending, and `known` has that of each; None says that all
-    are, `known[w]` that of token w. `tail` is the probability of the others. `whole_stop` says that the stop
-    set's mass is known, not only that of some of its ids.
+    `named` are the ids whose probability is known, ascending, and `known` has that of each; None says that
+    all are, `known[w]` that of token w. `tail` is the probability of the others. `whole_stop` says that the
+    stop set's mass is known, not only that of some of its ids.
     """
 
     num_ids: int
@@ -89,11 +89,11 @@ class TeacherRow:
 
 
 class _Named(NamedTuple):
-    """The known outcomes of all rows: of row j the first `count[j]` of `ids[j]`, ascending, and their masses."""
+    """The known outcomes of all rows: of row j the first `num[j]` of `ids[j]`, ascending, and `mass[j]`."""
 
     ids: Int64[np.ndarray, "T K"]
     mass: Float64[np.ndarray, "T K"]
-    count: Int64[np.ndarray, " T"]
+    num: Int64[np.ndarray, " T"]
     total: Float64[np.ndarray, " T"]
     whole_stop: Bool[np.ndarray, " T"]
 
@@ -159,7 +159,7 @@ class TeacherRows:
 
     def _partial(self, index: int) -> TeacherRow:
         found = self._named
-        count, total = int(found.count[index]), float(found.total[index])
+        count, total = int(found.num[index]), float(found.total[index])
         if total > 1.0 + _TOLERANCE:
             raise TeacherError(_no_distribution(index, total))
         known = found.mass[index, :count]
@@ -205,7 +205,7 @@ class TeacherRows:
         return _Named(
             ids=np.take_along_axis(all_ids, order, axis=1),
             mass=all_mass,
-            count=kept.sum(axis=1),
+            num=kept.sum(axis=1),
             total=all_mass.sum(axis=1),
             whole_stop=whole | (len(self._stops) == 0),
         )
