@@ -187,7 +187,8 @@ def gathered(
         ids = np.flatnonzero(sums[1:])
         return ids, sums[1:][ids], float(sums[0])
     ids, number = np.unique(targets, return_inverse=True)
-    sums = np.bincount(number, weights=mass, minlength=len(ids))
+    # Sums of nothing would be integers.
+    sums = np.bincount(number, weights=mass, minlength=len(ids)).astype(np.float64)
     if len(ids) and ids[0] == NOWHERE:
         return ids[1:], sums[1:], float(sums[0])
     return ids, sums, 0.0

@@ -131,6 +131,8 @@ class Groups:
         if low == high:
             return []
         found, known = row.within(members, int(bounds[low]), int(bounds[high]))
+        if not len(found):
+            return []
         group = np.searchsorted(bounds, found, side="right") - 1 - low
         mass = np.bincount(group, weights=known, minlength=high - low)
         sets = [
