@@ -14,6 +14,9 @@ from jaxtyping import install_import_hook
 settings.register_profile("dragoman", deadline=None)
 settings.load_profile("dragoman")
 
+# Tables are made anew, and none are written to anyone's cache; those of `test_text_stored` go to its own.
+os.environ["DRAGOMAN_TABLES"] = "off"
+
 # Annotated shapes and dtypes are checked at every call, before anything of dragoman is imported. Not in
 # `types`: its values check themselves, and that is tested.
 SHAPED = (

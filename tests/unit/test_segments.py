@@ -15,11 +15,11 @@ import tiny
 from dragoman.alignment import align
 from dragoman.config import MethodConfig
 from dragoman.supervise import CREDITS, Boundaries, Guard, SampledSettings, supervise_sampled
-from dragoman.supervise.boundaries import ByteTrie
 from dragoman.supervise.guard import guarded
 from dragoman.supervise.sampled import build_chunk, build_segment
 from dragoman.text import Tokenization
 from dragoman.text.pair import PairTables
+from dragoman.text.prefixes import ByteTrie
 from dragoman.types import DropReason, Event, Prompt, Rollout, Supervision, TeacherScores
 from naive import token_text
 
@@ -70,7 +70,9 @@ def test_hard_boundaries_by_their_definition(vocabulary: list[bytes], data: byte
     pieces = [data] if data else []
     assert Boundaries(vocabulary).hard(token_text(pieces)).tolist() == wanted
     longest = [max((b - a for a, b in spans if a == k), default=0) for k in range(len(data))]
-    assert ByteTrie(vocabulary).longest(np.frombuffer(data, np.uint8).astype(np.uint16)).tolist() == longest
+    assert (
+        ByteTrie.of(vocabulary).longest(np.frombuffer(data, np.uint8).astype(np.uint16)).tolist() == longest
+    )
 
 
 # --- segments

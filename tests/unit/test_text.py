@@ -87,8 +87,8 @@ class TestSpelling:
         structure = read_structure(backend)
         assert structure.spelling is Spelling.BYTE_LEVEL
         # "Ã©" is the two bytes of "é" in UTF-8; the character "é" stands for the lone byte E9.
-        expected = {0: b" a", 1: b"\xc3", 2: b"\xa9", 3: b"\n", 4: b"\xe9"}
-        assert spell_vocabulary(backend, structure) == expected
+        expected = [b" a", b"\xc3", b"\xa9", b"\n", b"\xe9"]
+        assert spell_vocabulary(backend, structure).tolist() == expected
 
     def test_byte_level_added_tokens_are_verbatim(self) -> None:
         backend = Tokenizer(models.BPE({"a": 0}, []))
@@ -110,26 +110,32 @@ class TestSpelling:
         assert (structure.spelling, structure.byte_fallback) == (Spelling.SENTENCEPIECE, True)
         # Only a whole token of that form is a byte.
         expected = [b" a", b"\xc3", "é".encode(), b"  ", b"<0xZZ>", b"a<0x20>"]
-        assert spell_vocabulary(backend, structure) == dict(enumerate(expected))
+        assert spell_vocabulary(backend, structure).tolist() == expected
+
+    def test_sentencepiece_in_characters_of_all_sizes_and_ids_without_a_token(self) -> None:
+        backend = Tokenizer(models.BPE({"▁é": 4, "▁": 0, "数▁🙂": 2, "\x7f\x80\u07ff\u0800": 5}, []))
+        backend.decoder = decoders.Metaspace()
+        expected = [b" ", b"", "数 🙂".encode(), b"", " é".encode(), "\x7f\x80\u07ff\u0800".encode()]
+        assert spell_vocabulary(backend, read_structure(backend)).tolist() == expected
 
     def test_sentencepiece_without_byte_fallback(self) -> None:
         backend = Tokenizer(models.BPE({"<0xC3>": 0}, []))
         backend.decoder = decoders.Metaspace()
-        assert spell_vocabulary(backend, read_structure(backend)) == {0: b"<0xC3>"}
+        assert spell_vocabulary(backend, read_structure(backend)).tolist() == [b"<0xC3>"]
 
     def test_wordpiece(self) -> None:
         backend = Tokenizer(models.WordPiece({"[UNK]": 0, "word": 1, "##s": 2}, unk_token="[UNK]"))
         backend.decoder = decoders.WordPiece()
         structure = read_structure(backend)
         assert (structure.spelling, structure.affix) == (Spelling.WORDPIECE, "##")
-        assert spell_vocabulary(backend, structure) == {0: b" [UNK]", 1: b" word", 2: b"s"}
+        assert spell_vocabulary(backend, structure).tolist() == [b" [UNK]", b" word", b"s"]
 
     def test_end_of_word_suffix(self) -> None:
         backend = Tokenizer(models.BPE({"lo": 0, "w</w>": 1}, []))
         backend.decoder = decoders.BPEDecoder(suffix="</w>")
         structure = read_structure(backend)
         assert structure.spelling is Spelling.SUFFIX
-        assert spell_vocabulary(backend, structure) == {0: b"lo", 1: b"w "}
+        assert spell_vocabulary(backend, structure).tolist() == [b"lo", b"w "]
 
 
 class TestRoundTrip:

@@ -9,73 +9,21 @@ count as soft; `segment` then sums over a longer stretch than it need, and no sh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt16
 
 from dragoman.text.pair import PairTables
+from dragoman.text.prefixes import RADIX, ByteTrie
 from dragoman.types import Alignment, Event, TokenText
 
-_RADIX = 512
-"""Above every symbol: bytes, then events, which no token spells."""
-_EVENT = _RADIX - 1
+_EVENT = RADIX - 1
 _OPENERS = (*b" \t\n\r\v\f", _EVENT)
 """Symbols before which a span may start: white space, which opens a word in every vocabulary, and events."""
 SPAN_CHUNKS = 8
 """Chunks after which a span ends at the next hard boundary, where a script has no white space."""
-
-
-class ByteTrie:
-    """Strings of bytes as a trie, to find the longest that matches at every place of a text at once.
-
-    Node 0 is the root and node n + 1 the child that `_keys[n]`, parent and byte in one number, leads to.
-    Nodes are numbered level by level, so the keys are sorted.
-    """
-
-    def __init__(self, strings: Iterable[bytes]) -> None:
-        """Empty strings are left out."""
-        data = sorted(set(strings) - {b""})
-        lengths = np.fromiter(map(len, data), np.int64, len(data))
-        starts = np.cumsum(lengths) - lengths
-        blob = np.frombuffer(b"".join(data), np.uint8).astype(np.int64)
-        node = np.zeros(len(data), np.int64)
-        keys, ends, num_nodes = [], [], 1
-        inside = np.arange(len(data))
-        depth = 0
-        while len(inside):
-            level, place = np.unique(
-                node[inside] * _RADIX + blob[starts[inside] + depth], return_inverse=True
-            )
-            node[inside] = place + num_nodes
-            keys.append(level)
-            num_nodes += len(level)
-            depth += 1
-            ends.append(node[inside[lengths[inside] == depth]])
-            inside = inside[lengths[inside] > depth]
-        self._keys = np.concatenate([np.zeros(0, np.int64), *keys])
-        self._is_end = np.zeros(num_nodes, bool)
-        self._is_end[np.concatenate([np.zeros(0, np.int64), *ends])] = True
-
-    def longest(self, symbols: UInt16[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
-        """How many symbols the longest string has that matches at each place; 0 where none does.
-
-        Walks from all places at once, a symbol at a time: O(N x longest match x log nodes).
-        """
-        found = np.zeros(len(symbols), np.int64)
-        at, node = np.arange(len(symbols)), np.zeros(len(symbols), np.int64)
-        depth = 0
-        while len(at) and len(self._keys):
-            key = node * _RADIX + symbols[at + depth]
-            place = np.searchsorted(self._keys, key)
-            matches = self._keys[np.minimum(place, len(self._keys) - 1)] == key
-            at, node = at[matches], place[matches] + 1
-            depth += 1
-            found[at[self._is_end[node]]] = depth
-            goes_on = at + depth < len(symbols)
-            at, node = at[goes_on], node[goes_on]
-        return found
 
 
 class Boundaries:
@@ -88,9 +36,11 @@ class Boundaries:
     [True, False, True, False, True]
     """
 
-    def __init__(self, vocabulary: Iterable[bytes] | None) -> None:
-        """`vocabulary` holds the text tokens of both sides; None says that both have one tokenizer."""
+    def __init__(self, vocabulary: Iterable[bytes] | None, tables: PairTables | None = None) -> None:
+        """`vocabulary` holds the text tokens of both sides; None says that both have one tokenizer, unless
+        there are tables of two."""
         self._vocabulary = vocabulary
+        self._tables = tables
 
     @classmethod
     def of_pair(cls, tables: PairTables) -> Boundaries:
@@ -100,19 +50,23 @@ class Boundaries:
         """
         if tables.same_ids:
             return cls(None)
-        return cls(data for side in (tables.student, tables.teacher) for data in side.vocabulary_bytes())
+        return cls(None, tables)
 
     @cached_property
-    def _trie(self) -> ByteTrie | None:
-        return None if self._vocabulary is None else ByteTrie(self._vocabulary)
+    def _tries(self) -> Sequence[ByteTrie]:
+        """Those of which each string is crossed by none of the hard boundaries; none with one tokenizer."""
+        if self._tables is not None:
+            return self._tables.student.words.trie, self._tables.teacher.words.trie
+        return () if self._vocabulary is None else (ByteTrie.of(self._vocabulary),)
 
     def hard(self, text: TokenText) -> Bool[np.ndarray, " N_plus_1"]:
         """Which places between the N symbols of a text (a byte or an event each) are hard, its beginning
         and end among them; all are, with one tokenizer on both sides."""
         symbols, _ = _symbols(text)
         found = np.ones(len(symbols) + 1, bool)
-        if self._trie is not None and len(symbols):
-            reach = np.arange(len(symbols)) + self._trie.longest(symbols)
+        if self._tries and len(symbols):
+            longest = np.maximum.reduce([trie.longest(symbols) for trie in self._tries])
+            reach = np.arange(len(symbols)) + longest
             found[1:] = np.maximum.accumulate(reach) <= np.arange(1, len(symbols) + 1)
         return found
 
@@ -143,7 +97,7 @@ class Boundaries:
         size = len(known)
         if not size:
             return np.zeros(0, np.int64)
-        if self._trie is None:
+        if not self._tries:
             return 2 * np.arange(size)
         symbols, borders = _symbols(text)
         places = borders[alignment.student_bounds[:-1]]

@@ -19,13 +19,13 @@ events, and where the teacher's tokenizer changes the bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from dragoman.supervise.credit.chunks import chunk_sums
-from dragoman.text.pair import PairTables, PrefixOrder
+from dragoman.text.pair import PairTables
+from dragoman.text.prefixes import Ranked
 from dragoman.types import Alignment, ChunkKind, TeacherScores, TokenText
 
 MOST_TRIED = 64
@@ -109,14 +109,14 @@ class Marginals:
         wanted = chunk.y[:i]
         realised = int(chunk.w[k])
         if k == 0:
-            order, rank = self.tables.spelling_order, self._spelling_rank
+            order = self.tables.by_spelling
             span = self.tables.spelling_prefix_range(wanted)
-            return _in_row(scores, chunk.rows[0], order, rank, span, realised)
+            return _in_row(scores, chunk.rows[0], order, span, realised)
         before = chunk.data[: chunk.w_ends[k - 1]]
         rest = chunk.data[len(before) : chunk.y_ends[i - 1]]
-        order, rank = self.tables.teacher_bytes, self._bytes_rank
+        order = self.tables.by_bytes
         span = self.tables.teacher_bytes.range(rest)
-        ids, logp = _in_row(scores, chunk.rows[k], order, rank, span, realised)
+        ids, logp = _in_row(scores, chunk.rows[k], order, span, realised)
         if not len(ids):
             return ids, logp
         likely = np.argsort(-logp, kind="stable")[:MOST_TRIED]
@@ -128,14 +128,6 @@ class Marginals:
         spellings = np.split(spelled, bounds[1:-1])
         kept = np.array([np.array_equal(spelling[:i], wanted) for spelling in spellings], bool)
         return ids[kept], logp[kept]
-
-    @cached_property
-    def _spelling_rank(self) -> Int64[np.ndarray, " Vt"]:
-        return _ranks(self.tables.spelling_order, self.tables.teacher.num_ids)
-
-    @cached_property
-    def _bytes_rank(self) -> Int64[np.ndarray, " Vt"]:
-        return _ranks(self.tables.teacher_bytes, self.tables.teacher.num_ids)
 
 
 def _chunk(text: TokenText, scores: TeacherScores, tokens: TokenText, alignment: Alignment, c: int) -> _Chunk:
@@ -155,8 +147,7 @@ def _chunk(text: TokenText, scores: TeacherScores, tokens: TokenText, alignment:
 def _in_row(
     scores: TeacherScores,
     row: int,
-    order: PrefixOrder,
-    rank: Int64[np.ndarray, " Vt"],
+    order: Ranked,
     span: tuple[int, int],
     realised: int,
 ) -> tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
@@ -171,17 +162,10 @@ def _in_row(
     ids, logp = scores.topk_ids[row].astype(np.int64), scores.topk_logp[row].astype(np.float64)
     if realised not in ids:
         ids, logp = np.append(ids, realised), np.append(logp, np.float64(scores.logp[row]))
-    inside = ids < len(rank)
+    inside = ids < len(order.place)
     ids, logp = ids[inside], logp[inside]
-    kept = (rank[ids] >= low) & (rank[ids] < high)
+    kept = (order.place[ids] >= low) & (order.place[ids] < high)
     return ids[kept], logp[kept]
-
-
-def _ranks(order: PrefixOrder, size: int) -> Int64[np.ndarray, " V"]:
-    """The place of every id in an order; -1 where it has none."""
-    rank = np.full(size, -1)
-    rank[order.ids] = np.arange(len(order.ids))
-    return rank
 
 
 def _log_sum(logp: Float64[np.ndarray, " n"]) -> float:

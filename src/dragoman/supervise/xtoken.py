@@ -28,7 +28,7 @@ from dragoman.config import MethodConfig
 from dragoman.padding import stretches
 from dragoman.supervise.dense import dense
 from dragoman.supervise.rows.assembly import Candidates, assemble, largest
-from dragoman.supervise.rows.common import Response
+from dragoman.supervise.rows.common import Response, place_of
 from dragoman.supervise.sampled import Supervise
 from dragoman.supervise.sorted import SortedSupervision, starts_chunk
 from dragoman.text import NOWHERE, PairTables
@@ -48,6 +48,11 @@ class Projection:
     ids: Int64[np.ndarray, " M"]
     weight: Float64[np.ndarray, " M"]
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What it is made of, by name."""
+        return {"bounds": self.bounds, "ids": self.ids, "weight": self.weight}
+
     @cached_property
     def sizes(self) -> Int64[np.ndarray, " Vt"]:
         """Student tokens that project on each teacher token."""
@@ -61,7 +66,7 @@ class Projection:
 
 def build_pkl(tables: PairTables, config: MethodConfig) -> Supervise:
     """P-KL: rows of teacher tokens."""
-    columns = cache(lambda: projection(tables))
+    columns = cache(lambda: stored_projection(tables))
 
     def row(response: Response, index: int) -> Candidates | None:
         return projected(response, index, columns(), config.row_topk)
@@ -79,7 +84,8 @@ class HklSupervision(SortedSupervision):
 
     @cached_property
     def _map(self) -> Projection:
-        return top_map(projection(self.tables))
+        found = self.tables.stored("top_map", lambda: top_map(stored_projection(self.tables)).arrays)
+        return Projection(**found)
 
     @cached_property
     def ranked(self) -> Int64[np.ndarray, " n"]:
@@ -94,6 +100,11 @@ class HklSupervision(SortedSupervision):
     def row(self, response: Response, index: int) -> Candidates | None:
         """The row of the map."""
         return projected(response, index, self._map, self.config.row_topk)
+
+
+def stored_projection(tables: PairTables) -> Projection:
+    """W of a pair, made once."""
+    return Projection(**tables.stored("projection", lambda: projection(tables).arrays))
 
 
 def projection(tables: PairTables) -> Projection:
@@ -136,24 +147,23 @@ def projected(response: Response, index: int, columns: Projection, topk: int | N
     """
     place = int(response.teacher_of[index])
     row = response.teacher[place]
-    own = row.mass[columns.used]
+    is_used = columns.sizes[row.ids] > 0
+    used, own = row.ids[is_used], row.known[is_used]
     if not starts_chunk(response, index) or not own.any():
         return None
     stops = sorted(response.tables.teacher.stop_ids)
     token = int(response.tokens.ids[place])
     token = stops[0] if token in stops else token
-    at = int(np.searchsorted(columns.used, token))
-    here = at < len(own) and columns.used[at] == token
-    found = columns.used[largest(own, topk, at if here else NOWHERE)]
+    chosen = largest(own, topk, place_of(used, token))
+    found = used[chosen]
     sizes = columns.sizes[found]
     members = stretches(columns.bounds[found], sizes)
-    outside = row.mass.copy()
-    outside[found] = 0.0
+    outside = float(np.delete(own, chosen).sum()) + float(row.known[~is_used].sum())
     return Candidates(
         ids=columns.ids[members],
         sizes=sizes,
-        mass=row.mass[found],
-        left=row.tail + float(outside.sum()),
+        mass=own[chosen],
+        left=row.tail + outside,
         weight=columns.weight[members],
     )
 
@@ -165,9 +175,10 @@ def _by_column(
     size: int,
 ) -> Projection:
     """Entries (student, teacher, weight) in order of the teacher token; equal pairs are added up."""
-    pairs, place = np.unique(np.stack([target, owner]), axis=1, return_inverse=True)
+    radix = int(owner.max(initial=0)) + 1
+    pairs, place = np.unique(target * radix + owner, return_inverse=True)
     return Projection(
-        bounds=np.searchsorted(pairs[0], np.arange(size + 1)),
-        ids=pairs[1],
-        weight=np.bincount(place.reshape(-1), weights=weight, minlength=pairs.shape[1]),
+        bounds=np.searchsorted(pairs, radix * np.arange(size + 1)),
+        ids=pairs % radix,
+        weight=np.bincount(place, weights=weight, minlength=len(pairs)),
     )

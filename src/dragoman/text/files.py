@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,11 +10,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from dragoman.assets import resolve
 from dragoman.errors import TokenizerError
 from dragoman.text.spelling import Structure, read_structure, spell_vocabulary
+from dragoman.text.stored import fingerprint, stored
+from dragoman.text.strings import ByteStrings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,8 @@ class TokenizerFiles:
     config: Mapping[str, Any] = field(default_factory=dict)
     generation: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
+    digest: str | None = None
+    """The sha256 of `tokenizer.json`; None where it was read from none."""
 
     @cached_property
     def structure(self) -> Structure:
@@ -32,16 +38,23 @@ class TokenizerFiles:
         return read_structure(self.backend)
 
     @cached_property
-    def spelled(self) -> Mapping[int, bytes]:
-        """The bytes of every token by id, control tokens included."""
-        return spell_vocabulary(self.backend, self.structure)
+    def spelled(self) -> ByteStrings:
+        """The bytes of every id, control tokens included; none for an id without a token."""
+
+        def make() -> Mapping[str, np.ndarray]:
+            strings = spell_vocabulary(self.backend, self.structure)
+            return {"data": strings.data, "bounds": strings.bounds}
+
+        key = None if self.digest is None else fingerprint("tokenizer", self.digest)
+        found = stored(key, "spelled", make)
+        return ByteStrings(data=found["data"], bounds=found["bounds"])
 
     @property
     def num_ids(self) -> int:
         """Ids of the model's embedding, which may be padded beyond the tokenizer's."""
         nested = self.model.get("text_config")
         size = (nested if isinstance(nested, dict) else self.model).get("vocab_size", 0)
-        return max(size if isinstance(size, int) else 0, max(self.spelled, default=-1) + 1)
+        return max(size if isinstance(size, int) else 0, len(self.spelled))
 
 
 def read_tokenizer_files(name_or_path: str, revision: str | None = None) -> TokenizerFiles:
@@ -61,8 +74,11 @@ def read_tokenizer_files(name_or_path: str, revision: str | None = None) -> Toke
         backend = Tokenizer.from_file(str(path))
     except Exception as error:
         raise TokenizerError(f"{path} is not a readable tokenizer.json: {error}") from error
+    with path.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
     return TokenizerFiles(
         name=name_or_path,
+        digest=digest,
         backend=backend,
         config=_read_json(place, "tokenizer_config.json", revision),
         generation=_read_json(place, "generation_config.json", revision),

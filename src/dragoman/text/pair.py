@@ -1,57 +1,31 @@
 """What the tokens of two vocabularies have to do with each other, by their bytes alone.
 
-Every table is made when first asked for, in seconds for the largest vocabularies: strings are tokenised in
-batches, and all that start with a prefix lie side by side in sorted order.
+Every table is made when first asked for, in bulk: strings are tokenised in batches, and all that start with a
+prefix lie side by side in sorted order. Tables of tokenizers that were read from files are kept on disk
+(`text.stored`).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
+from dragoman.text.prefixes import PrefixOrder, Ranked
+from dragoman.text.stored import fingerprint, stored
+from dragoman.text.strings import ByteStrings, bounds_of
 from dragoman.text.tokenization import Tokenization
-from dragoman.text.vocabulary import VocabularyMap, ids_by_bytes, vocabulary_map
+from dragoman.text.vocabulary import VocabularyMap, matched
+from dragoman.text.words import NOWHERE
 from dragoman.types import Event
 
-NOWHERE = -1
-"""The entry of a teacher token that no student token stands for."""
 _PAIRED = tuple(event for event in Event if event not in (Event.NONE, Event.CONTROL))
 """Events that mean the same in every vocabulary."""
 
 Spellings = tuple[Int64[np.ndarray, " N_plus_1"], Int64[np.ndarray, " M"]]
 """String n is `ids[bounds[n]:bounds[n + 1]]` in tokens: (bounds, ids)."""
-
-
-class PrefixOrder:
-    """Keys in sorted order, so that those with a common prefix are neighbours.
-
-    >>> order = PrefixOrder(np.array([4, 7, 9]), [b"the", b"a", b"then"])
-    >>> order.ids.tolist(), order.range(b"the")
-    ([7, 4, 9], (1, 3))
-    """
-
-    def __init__(self, ids: Int64[np.ndarray, " N"], keys: Sequence[bytes]) -> None:
-        """`ids[n]` has `keys[n]`; equal keys stay in the order given."""
-        order = sorted(range(len(keys)), key=keys.__getitem__)
-        self.ids: Int64[np.ndarray, " N"] = ids[order]
-        self.keys = [keys[place] for place in order]
-
-    def range(self, prefix: bytes) -> tuple[int, int]:
-        """Where in `ids` those lie whose keys start with `prefix`, which may be all of a key: (lo, hi)."""
-        stem = prefix.rstrip(b"\xff")
-        low = bisect_left(self.keys, prefix)
-        if not stem:
-            return low, len(self.keys)
-        return low, bisect_left(self.keys, stem[:-1] + bytes([stem[-1] + 1]), low)
-
-    def starting(self, prefix: bytes) -> Int64[np.ndarray, " n"]:
-        """The ids whose keys start with `prefix`."""
-        low, high = self.range(prefix)
-        return self.ids[low:high]
 
 
 class PairTables:
@@ -72,6 +46,16 @@ class PairTables:
         self.student = student
         self.teacher = teacher
 
+    def stored(self, name: str, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+        """Arrays that depend on the two tokenizers alone: from disk, else as `make` gives them. `name` says
+        what they are; `stored.FORMAT` is to be raised when that changes. They must not be written to."""
+        return stored(self._key, name, make)
+
+    @cached_property
+    def _key(self) -> str | None:
+        sides = self.student.fingerprint, self.teacher.fingerprint
+        return None if sides[0] is None or sides[1] is None else fingerprint("pair", *map(str, sides))
+
     @cached_property
     def reversed(self) -> PairTables:
         """The tables with the two sides changed over."""
@@ -85,7 +69,8 @@ class PairTables:
     @cached_property
     def shared(self) -> VocabularyMap:
         """Pairs of ids with equal bytes."""
-        return vocabulary_map(self.student, self.teacher)
+        found = self._met
+        return VocabularyMap(student_ids=found["shared_student"], teacher_ids=found["shared_teacher"])
 
     @cached_property
     def student_stop(self) -> int | None:
@@ -93,20 +78,33 @@ class PairTables:
         return min(self.student.stop_ids, default=None)
 
     @cached_property
-    def student_of_bytes(self) -> dict[bytes, int]:
-        """The student's id for some bytes; of several the one its tokenizer would use."""
-        return ids_by_bytes(self.student)
-
-    @cached_property
     def student_of_teacher(self) -> Int64[np.ndarray, " Vt"]:
-        """The student's id with a teacher token's bytes."""
-        known = self.student_of_bytes
-        return self._targets(lambda data: known.get(data, NOWHERE))
+        """The student's id with a teacher token's bytes; of several the one its tokenizer would use."""
+        return self._targets("same")
 
     @cached_property
     def longest_prefix(self) -> Int64[np.ndarray, " Vt"]:
         """The longest student token that is a prefix of a teacher token's bytes, or all of them."""
-        return self._targets(self.longest_prefix_of)
+        return self._targets("longest")
+
+    @cached_property
+    def _met(self) -> Mapping[str, np.ndarray]:
+        """Of every text token of the teacher the student's of the same bytes and the longest that it starts
+        with, in the order of ids; and the pairs that are shared."""
+
+        def make() -> dict[str, np.ndarray]:
+            words = self.teacher.words
+            same, longest = words.meet(self.student.words)
+            pairs = matched(same, words.token_at)
+            of_id = np.argsort(words.order.ids, kind="stable")
+            return {
+                "same": same[words.trie.node_of][of_id],
+                "longest": longest[words.trie.node_of][of_id],
+                "shared_student": pairs.student_ids,
+                "shared_teacher": pairs.teacher_ids,
+            }
+
+        return self.stored("met", make)
 
     @cached_property
     def spelling_bounds(self) -> Int64[np.ndarray, " Vt_plus_1"]:
@@ -131,88 +129,81 @@ class PairTables:
     @cached_property
     def spelling_order(self) -> PrefixOrder:
         """Teacher tokens by their spelling: the trie of student tokens over the teacher's vocabulary."""
-        spelled = np.flatnonzero(np.diff(self.spelling_bounds))
-        data = self.spelling_ids.astype(">u4").tobytes()
-        bounds = (4 * self.spelling_bounds).tolist()
-        return PrefixOrder(spelled, [data[bounds[w] : bounds[w + 1]] for w in spelled.tolist()])
+
+        def make() -> dict[str, np.ndarray]:
+            spelled = np.flatnonzero(np.diff(self.spelling_bounds))
+            data = np.frombuffer(self.spelling_ids.astype(">u4").tobytes(), np.uint8)
+            keys = ByteStrings(data=data, bounds=4 * self.spelling_bounds)
+            return PrefixOrder.of(spelled, keys.take(spelled)).arrays
+
+        return PrefixOrder.from_arrays(self.stored("spelling_order", make))
 
     def spelling_prefix_range(self, ids: Int64[np.ndarray, " n"]) -> tuple[int, int]:
         """Where in `spelling_order.ids` the teacher tokens lie whose spelling starts with `ids`."""
         return self.spelling_order.range(ids.astype(">u4").tobytes())
 
-    @cached_property
+    @property
     def teacher_bytes(self) -> PrefixOrder:
         """The teacher's text tokens by their bytes."""
-        return _by_bytes(self.teacher)
+        return self.teacher.words.order
 
-    @cached_property
+    @property
     def student_bytes(self) -> PrefixOrder:
         """The student's text tokens by their bytes."""
-        return _by_bytes(self.student)
+        return self.student.words.order
 
-    def longest_prefix_of(self, data: bytes) -> int:
-        """The longest student token that is a prefix of some bytes, or all of them."""
-        known = self.student_of_bytes
-        for size in range(min(len(data), self._longest_student), 0, -1):
-            if (found := known.get(data[:size])) is not None:
-                return found
-        return NOWHERE
+    @cached_property
+    def by_bytes(self) -> Ranked:
+        """The teacher's text tokens by their bytes, with the place of every id."""
+        return Ranked.of(self.teacher_bytes, self.teacher.num_ids)
+
+    @cached_property
+    def by_spelling(self) -> Ranked:
+        """Teacher tokens by their spelling, with the place of every id."""
+        return Ranked.of(self.spelling_order, self.teacher.num_ids)
 
     def spell(self, data: Sequence[bytes]) -> Spellings:
         """The student's tokenisation of each of N strings, as (bounds, ids); none where it spells others."""
         bounds, ids = self.student.encode_many(data)
-        vocabulary = self._student_vocabulary
-        ends = np.concatenate([[0], np.cumsum(self._student_lengths[ids])])[bounds].tolist()
-        spelled = b"".join([vocabulary[i] for i in ids.tolist()])
-        faithful = np.fromiter(
-            (spelled[ends[n] : ends[n + 1]] == piece for n, piece in enumerate(data)), bool, len(data)
-        )
+        strings = ByteStrings.of(data)
+        faithful = _same_bytes(self.student.strings, bounds, ids, strings)
         counts = np.diff(bounds)
-        return _bounds(counts * faithful), ids[np.repeat(faithful, counts)]
+        return bounds_of(counts * faithful), ids[np.repeat(faithful, counts)]
 
     @cached_property
     def _spellings(self) -> Spellings:
+        found = self.stored("spellings", self._spell_all)
+        return found["bounds"], found["ids"]
+
+    def _spell_all(self) -> dict[str, np.ndarray]:
         whole = self._targets(None)
         if self.same_ids:
             placed = whole != NOWHERE
-            return _bounds(placed), whole[placed]
+            return {"bounds": bounds_of(placed), "ids": whole[placed]}
         is_text = self.teacher.events == Event.NONE
-        vocabulary = self.teacher.vocabulary_bytes()
-        bounds, ids = self.spell([vocabulary[i] for i in np.flatnonzero(is_text).tolist()])
+        bounds, ids = self.spell(self.teacher.strings.take(np.flatnonzero(is_text)).tolist())
         counts = (whole != NOWHERE).astype(np.int64)
         counts[is_text] = np.diff(bounds)
         of_text = np.repeat(is_text, counts)
         found = np.repeat(whole, counts)
         found[of_text] = ids
-        return _bounds(counts), found
+        return {"bounds": bounds_of(counts), "ids": found}
 
-    def _targets(self, of_text: Callable[[bytes], int] | None) -> Int64[np.ndarray, " Vt"]:
-        """The student token that a rule gives for the bytes of every teacher token, the counterpart of an
-        event, and with equal ids the same id; without a rule, text goes nowhere."""
+    def _targets(self, of_text: str | None) -> Int64[np.ndarray, " Vt"]:
+        """The student token for the bytes of every teacher token (a table of `_met`), the counterpart of an
+        event, and with equal ids the same id; without a table, text goes nowhere."""
         targets = np.full(self.teacher.num_ids, NOWHERE)
+        of_student, of_teacher = self.student.events, self.teacher.events
         if self.same_ids:
             size = min(len(targets), self.student.num_ids)
             targets[:size] = np.arange(size)
         elif of_text is not None:
-            targets[:] = [of_text(data) if data else NOWHERE for data in self.teacher.vocabulary_bytes()]
-        of_student, of_teacher = self.student.events, self.teacher.events
+            targets[of_teacher == Event.NONE] = self._met[of_text]
         for event in _PAIRED:
             ids = np.flatnonzero(of_student == event)
             if len(ids) and (event == Event.STOP or not self.same_ids):
                 targets[of_teacher == event] = ids[0]
         return targets
-
-    @cached_property
-    def _student_vocabulary(self) -> list[bytes]:
-        return self.student.vocabulary_bytes()
-
-    @cached_property
-    def _student_lengths(self) -> Int64[np.ndarray, " Vs"]:
-        return np.fromiter(map(len, self._student_vocabulary), np.int64, len(self._student_vocabulary))
-
-    @cached_property
-    def _longest_student(self) -> int:
-        return max(map(len, self.student_of_bytes), default=0)
 
 
 def first_of(
@@ -223,11 +214,20 @@ def first_of(
     return np.where(places < bounds[1:], np.append(ids, NOWHERE)[np.minimum(places, len(ids))], NOWHERE)
 
 
-def _bounds(counts: np.ndarray) -> Int64[np.ndarray, " N_plus_1"]:
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
-def _by_bytes(tokenization: Tokenization) -> PrefixOrder:
-    is_text = np.flatnonzero(tokenization.events == Event.NONE)
-    vocabulary = tokenization.vocabulary_bytes()
-    return PrefixOrder(is_text, [vocabulary[i] for i in is_text.tolist()])
+def _same_bytes(
+    vocabulary: ByteStrings,
+    bounds: Int64[np.ndarray, " N_plus_1"],
+    ids: Int64[np.ndarray, " M"],
+    strings: ByteStrings,
+) -> Bool[np.ndarray, " N"]:
+    """Whether the tokens `ids[bounds[n]:bounds[n + 1]]` spell string n, for every n."""
+    spelled = vocabulary.take(ids)
+    ends = spelled.bounds[bounds]
+    same = np.diff(ends) == strings.lengths
+    if not same.all():
+        chosen = np.flatnonzero(same)
+        spelled = ByteStrings(data=spelled.data, bounds=ends).take(chosen)
+        strings = strings.take(chosen)
+    different = np.append(0, np.cumsum(spelled.data != strings.data))
+    same[same] = np.diff(different[strings.bounds]) == 0
+    return same

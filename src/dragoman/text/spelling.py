@@ -12,17 +12,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from dragoman.errors import TokenizerError
+from dragoman.text.strings import ByteStrings, bounds_of, joined
 
 SPACE_MARK = "▁"
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_UTF8 = (0x80, 0x800, 0x10000)
+"""Characters from which on UTF-8 takes one byte more."""
 
 
 class Spelling(StrEnum):
@@ -141,44 +145,81 @@ def _is_prepend(node: Any) -> bool:
     return isinstance(node, dict) and node.get("type") == "Prepend" and _adds_space(node)
 
 
-def spell_vocabulary(backend: Tokenizer, structure: Structure) -> dict[int, bytes]:
-    """The bytes of every token id. Added tokens are verbatim, but for SentencePiece's `▁` (Gemma adds
-    its runs of spaces so), which its decoder turns into spaces in them too.
+def spell_vocabulary(backend: Tokenizer, structure: Structure) -> ByteStrings:
+    """The bytes of every token id, none for an id without a token. Added tokens are verbatim, but for
+    SentencePiece's `▁` (Gemma adds its runs of spaces so), which its decoder turns into spaces in them too.
 
     Raises TokenizerError for a byte-level token with a character outside the byte alphabet.
     """
-    added = {index: token.content for index, token in backend.get_added_tokens_decoder().items()}
-    alphabet = byte_alphabet()
-    spelled: dict[int, bytes] = {}
-    for token, index in backend.get_vocab(with_added_tokens=True).items():
-        if structure.spelling is Spelling.SENTENCEPIECE:
-            spelled[index] = _spell_sentencepiece(token, structure.byte_fallback)
-        elif index in added:
-            spelled[index] = added[index].encode()
-        elif structure.spelling is Spelling.BYTE_LEVEL:
-            spelled[index] = _spell_byte_level(token, alphabet)
-        elif structure.spelling is Spelling.WORDPIECE:
-            starts_word = not token.startswith(structure.affix)
-            spelled[index] = (" " + token if starts_word else token.removeprefix(structure.affix)).encode()
-        elif structure.spelling is Spelling.SUFFIX:
-            ends_word = token.endswith(structure.affix)
-            spelled[index] = (token.removesuffix(structure.affix) + " " if ends_word else token).encode()
-        else:
-            spelled[index] = token.encode()
-    return spelled
+    vocabulary = backend.get_vocab(with_added_tokens=True)
+    names = list(vocabulary)
+    ids = np.fromiter(vocabulary.values(), np.int64, len(names))
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    if structure.spelling is Spelling.SENTENCEPIECE:
+        strings = _spell_sentencepiece(names, structure.byte_fallback)
+    elif structure.spelling is Spelling.BYTE_LEVEL:
+        strings = _spell_byte_level(names, added)
+    else:
+        strings = ByteStrings.of(
+            name.encode() if name in added else _spell_word(name, structure) for name in names
+        )
+    place = np.full(int(ids.max(initial=-1)) + 1, len(strings))
+    place[ids] = np.arange(len(strings))
+    return joined([strings, ByteStrings.of([b""])]).take(place)
 
 
-def _spell_byte_level(token: str, alphabet: Mapping[str, int]) -> bytes:
-    try:
-        return bytes([alphabet[character] for character in token])
-    except KeyError as error:
+def _spell_word(token: str, structure: Structure) -> bytes:
+    if structure.spelling is Spelling.WORDPIECE:
+        starts_word = not token.startswith(structure.affix)
+        return (" " + token if starts_word else token.removeprefix(structure.affix)).encode()
+    if structure.spelling is Spelling.SUFFIX:
+        ends_word = token.endswith(structure.affix)
+        return (token.removesuffix(structure.affix) + " " if ends_word else token).encode()
+    return token.encode()
+
+
+def _spell_byte_level(names: list[str], added: Container[str]) -> ByteStrings:
+    """A byte a character, by a table of all characters at once; added tokens are spelled one by one."""
+    table = np.full(max(map(ord, byte_alphabet())) + 2, -1)
+    for character, byte in byte_alphabet().items():
+        table[ord(character)] = byte
+    codes = np.frombuffer("".join(names).encode("utf-32-le"), "<u4")
+    spelled = table[np.minimum(codes, len(table) - 1)]
+    bounds = bounds_of(np.fromiter(map(len, names), np.int64, len(names)))
+    verbatim = [place for place, name in enumerate(names) if name in added]
+    foreign = np.zeros(len(names), bool)
+    foreign[np.searchsorted(bounds, np.flatnonzero(spelled < 0), side="right") - 1] = True
+    foreign[verbatim] = False
+    if foreign.any():
+        token = names[int(np.flatnonzero(foreign)[0])]
+        character = next(character for character in token if character not in byte_alphabet())
         raise TokenizerError(
-            f"token {token!r} holds {error.args[0]!r}, which is not in the byte-level alphabet, although the "
+            f"token {token!r} holds {character!r}, which is not in the byte-level alphabet, although the "
             "tokenizer decodes byte by byte: its vocabulary cannot be mapped to bytes exactly"
-        ) from None
+        )
+    plain = ByteStrings(data=np.maximum(spelled, 0).astype(np.uint8), bounds=bounds)
+    return _replaced(plain, {place: names[place].encode() for place in verbatim})
 
 
-def _spell_sentencepiece(token: str, byte_fallback: bool) -> bytes:
-    if byte_fallback and (match := _BYTE_TOKEN.fullmatch(token)):
-        return bytes([int(match[1], 16)])
-    return token.replace(SPACE_MARK, " ").encode()
+def _spell_sentencepiece(names: list[str], byte_fallback: bool) -> ByteStrings:
+    codes = np.frombuffer("".join(names).encode("utf-32-le"), "<u4")
+    sizes = np.where(
+        codes == ord(SPACE_MARK), 1, 1 + sum((codes >= least).astype(np.int64) for least in _UTF8)
+    )
+    ends = bounds_of(sizes)
+    bounds = ends[bounds_of(np.fromiter(map(len, names), np.int64, len(names)))]
+    data = "".join(names).replace(SPACE_MARK, " ").encode()
+    found = ByteStrings(data=np.frombuffer(data, np.uint8), bounds=bounds)
+    if not byte_fallback:
+        return found
+    matches = {
+        place: _BYTE_TOKEN.fullmatch(names[place]) for place in np.flatnonzero(found.lengths == 6).tolist()
+    }
+    return _replaced(found, {place: bytes([int(match[1], 16)]) for place, match in matches.items() if match})
+
+
+def _replaced(strings: ByteStrings, others: Mapping[int, bytes]) -> ByteStrings:
+    """The strings with some of them, by place, replaced by others."""
+    place = np.arange(len(strings))
+    place[list(others)] = len(strings) + np.arange(len(others))
+    return joined([strings, ByteStrings.of(others.values())]).take(place)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt8, UInt16
 
 from dragoman.errors import TokenizerError
+from dragoman.padding import stretches
 from dragoman.text.diff import matching_runs
 from dragoman.text.encoding import Encoder
 from dragoman.text.events import check_markers, event_table, text_backend
@@ -19,6 +20,9 @@ from dragoman.text.files import TokenizerFiles, read_tokenizer_files, stop_token
 from dragoman.text.placing import Placed, find_places
 from dragoman.text.probes import PROBES
 from dragoman.text.spelling import Structure
+from dragoman.text.stored import fingerprint, stored
+from dragoman.text.strings import ByteStrings, bounds_of
+from dragoman.text.words import Words
 from dragoman.types import Event, TokenText
 
 
@@ -53,11 +57,11 @@ class Tokenization:
         check_markers(self.markers, files)
         self._files = files
         self._event: UInt8[np.ndarray, " V"] = event_table(files, self.num_ids, self.stop_ids, self.markers)
-        self._bytes = [b"" if self._event[i] else files.spelled[i] for i in range(self.num_ids)]
-        lengths = np.fromiter(map(len, self._bytes), np.int64, self.num_ids)
-        self._ends = np.cumsum(lengths)
-        self._starts = self._ends - lengths
-        self._blob = np.frombuffer(b"".join(self._bytes), np.uint8)
+        spelled = files.spelled
+        padded = np.append(spelled.bounds, np.full(self.num_ids - len(spelled), spelled.bounds[-1]))
+        self._starts = padded[:-1]
+        self._ends = np.where(self._event == Event.NONE, padded[1:], padded[:-1])
+        self._blob = spelled.data
 
     @cached_property
     def _encoder(self) -> Encoder:
@@ -149,8 +153,9 @@ class Tokenization:
 
     def token_bytes(self, index: int) -> bytes:
         """The bytes of one id; empty for a control token."""
-        self._check_ids(np.array([index]))
-        return self._bytes[index]
+        if not 0 <= index < self.num_ids:
+            self._check_ids(np.array([index]))
+        return self._blob[self._starts[index] : self._ends[index]].tobytes()
 
     def is_event(self, index: int) -> bool:
         """Whether an id is a control token."""
@@ -190,17 +195,39 @@ class Tokenization:
         Ids that only one of them has, to pad its embedding, do not matter.
         """
         size = min(self.num_ids, other.num_ids)
-        padding = (*self._bytes[size:], *other._bytes[size:])
+        ours, theirs = self.strings, other.strings
         return (
-            self._bytes[:size] == other._bytes[:size]
+            self.stop_ids == other.stop_ids
             and np.array_equal(self._event[:size], other._event[:size])
-            and not any(padding)
-            and self.stop_ids == other.stop_ids
+            and np.array_equal(ours.bounds[: size + 1], theirs.bounds[: size + 1])
+            and not ours.lengths[size:].any()
+            and not theirs.lengths[size:].any()
+            and np.array_equal(ours.data, theirs.data)
         )
 
-    def vocabulary_bytes(self) -> list[bytes]:
+    @cached_property
+    def strings(self) -> ByteStrings:
         """The bytes of every id, in order; empty for control tokens."""
-        return list(self._bytes)
+        sizes = self._ends - self._starts
+        return ByteStrings(data=self._blob[stretches(self._starts, sizes)], bounds=bounds_of(sizes))
+
+    def vocabulary_bytes(self) -> list[bytes]:
+        """`strings` as a list."""
+        return self.strings.tolist()
+
+    @cached_property
+    def fingerprint(self) -> str | None:
+        """Names what tables of this tokenizer depend on, its file and its events; None without a file."""
+        digest = self._files.digest
+        return None if digest is None else fingerprint("tokenization", digest, self._event.tobytes())
+
+    @cached_property
+    def words(self) -> Words:
+        """The text tokens by their bytes."""
+
+        ids = np.flatnonzero(self._event == Event.NONE)
+        make = lambda: Words.of(ids, self.strings.take(ids), self.encode_many).arrays  # noqa: E731
+        return Words.from_arrays(stored(self.fingerprint, "words", make))
 
     def _text(self, ids: Int64[np.ndarray, " S"]) -> TokenText:
         """The bytes of ids of the vocabulary, all taken for canonical."""

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from dragoman.text.tokenization import Tokenization
+from dragoman.text.words import NOWHERE
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,25 +31,12 @@ def vocabulary_map(student: Tokenization, teacher: Tokenization) -> VocabularyMa
     Where several ids of one side spell the same bytes (a byte token beside the character's own), the
     one that the tokenizer itself would use takes part.
     """
-    of_student, of_teacher = ids_by_bytes(student), ids_by_bytes(teacher)
-    shared = sorted((of_student[data], of_teacher[data]) for data in of_student.keys() & of_teacher.keys())
-    pairs = np.array(shared, np.int64).reshape(-1, 2)
-    return VocabularyMap(student_ids=pairs[:, 0], teacher_ids=pairs[:, 1])
+    same, _ = teacher.words.meet(student.words)
+    return matched(same, teacher.words.token_at)
 
 
-def ids_by_bytes(tokenization: Tokenization) -> dict[bytes, int]:
-    """Bytes -> the id that stands for them: of several, the one that the tokenizer itself would use."""
-    found: dict[bytes, int] = {}
-    rivals: dict[bytes, list[int]] = {}
-    for index, data in enumerate(tokenization.vocabulary_bytes()):
-        if not data:
-            continue
-        if data in found:
-            rivals.setdefault(data, [found[data]]).append(index)
-        else:
-            found[data] = index
-    for data, ids in rivals.items():
-        own = tokenization.encode(data).ids.tolist()
-        if len(own) == 1 and own[0] in ids:
-            found[data] = own[0]
-    return found
+def matched(student_ids: Int64[np.ndarray, " E"], teacher_ids: Int64[np.ndarray, " E"]) -> VocabularyMap:
+    """The map of what stands side by side, `NOWHERE` on neither side."""
+    known = (student_ids != NOWHERE) & (teacher_ids != NOWHERE)
+    order = np.argsort(student_ids[known])
+    return VocabularyMap(student_ids=student_ids[known][order], teacher_ids=teacher_ids[known][order])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from dragoman.supervise.rows.common import Mass, Response, Rule
+from dragoman.supervise.rows.common import Mass, Response, Rule, place_of
 from dragoman.text import NOWHERE
 from dragoman.types import RowLabel, Rows
 
@@ -79,10 +79,9 @@ def rows_of(response: Response, rule: Rule, topk: int | None) -> Rows:
 
 def kept(mass: Mass, topk: int | None, always: int) -> Candidates:
     """The `topk` largest masses, `always` among them if it has any."""
-    ids = largest(mass.of_id, topk, always)
-    others = mass.of_id.copy()
-    others[ids] = 0.0
-    return Candidates(ids, None, mass.of_id[ids], mass.rest + float(others.sum()))
+    places = largest(mass.of_id, topk, place_of(mass.ids, always))
+    others = float(np.delete(mass.of_id, places).sum())
+    return Candidates(mass.ids[places], None, mass.of_id[places], mass.rest + others)
 
 
 def telling(rule: Rule) -> Rule:

@@ -20,14 +20,14 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Int64
 
 from dragoman.config import MethodConfig
 from dragoman.supervise.dense import dense
 from dragoman.supervise.rows.assembly import rows_of, telling
-from dragoman.supervise.rows.common import Mass, Response, root, scatter
+from dragoman.supervise.rows.common import Mass, Places, Response, root, scatter
 from dragoman.supervise.sampled import Supervise
-from dragoman.text import NOWHERE, PairTables
+from dragoman.text import PairTables
+from dragoman.text.strings import ByteStrings
 
 _CACHED = 512
 """Beginnings of tokens whose remainders are remembered."""
@@ -52,23 +52,22 @@ class BytePrefixes:
         token = response.tokens.token_bytes(place)
         written = token[: int(response.written[index])]
         if written:
-            ids, targets = self._remainders(written)
-            mass = scatter(response, index, targets, ids)
+            mass = scatter(response, index, self._remainders(written))
         else:
             mass = root(response, index, self._tables.longest_prefix)
         last, part = response.last_teacher(index)
         if mass is None or last == place:
             return mass
-        ending = response.teacher[last].mass[self._tables.teacher_bytes.starting(part)].sum()
+        by_bytes = self._tables.by_bytes
+        _, ending = response.teacher[last].within(by_bytes, *by_bytes.order.range(part))
         chain = np.prod([response.teacher.realised(k) for k in range(place, last)])
-        head = self._tables.longest_prefix_of(token[len(written) :])
-        mass.move(float(chain * ending) / mass.given, head, int(response.target[index]))
+        head = int(self._tables.student.words.longest_of(ByteStrings.of([token[len(written) :]]))[0])
+        mass.move(float(chain * ending.sum()) / mass.given, head, int(response.target[index]))
         return mass
 
-    def _find_remainders(self, written: bytes) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    def _find_remainders(self, written: bytes) -> Places:
         """The teacher tokens that start so, and where what follows in each of them goes."""
         order = self._tables.teacher_bytes
         low, high = order.range(written)
-        rest = [key[len(written) :] for key in order.keys[low:high]]
-        targets = [self._tables.longest_prefix_of(data) if data else NOWHERE for data in rest]
-        return order.ids[low:high], np.array(targets, np.int64)
+        targets = self._tables.student.words.longest_of(order.rests(low, high, len(written)))
+        return Places(self._tables.by_bytes, low, high, targets)

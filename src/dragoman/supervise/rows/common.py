@@ -14,12 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from dragoman.supervise.rows.teacher import TeacherRows
 from dragoman.text import NOWHERE, PairTables
+from dragoman.text.prefixes import Ranked
 from dragoman.types import Alignment, ChunkKind, Rollout, RowLabel, TeacherScores, TokenText
 
 
@@ -69,10 +71,11 @@ class Response:
 
 @dataclass(kw_only=True, eq=False)
 class Mass:
-    """The mass of a row by student id, and what is outside all of them; sums to 1. `given` is the teacher's
-    mass of what the place takes for granted, by which a row was divided (1 at a root)."""
+    """The mass of a row by student id, ascending, and what is outside all of them; sums to 1. `given` is the
+    teacher's mass of what the place takes for granted, by which a row was divided (1 at a root)."""
 
-    of_id: Float64[np.ndarray, " Vs"]
+    ids: Int64[np.ndarray, " n"]
+    of_id: Float64[np.ndarray, " n"]
     rest: float
     given: float = 1.0
 
@@ -82,10 +85,38 @@ class Mass:
             amount = min(amount, self.rest)
             self.rest -= amount
         else:
-            amount = min(amount, float(self.of_id[source]))
-            self.of_id[source] -= amount
-        self.of_id[target] += amount
+            place = place_of(self.ids, source)
+            amount = min(amount, float(self.of_id[place])) if place != NOWHERE else 0.0
+            if place != NOWHERE:
+                self.of_id[place] -= amount
+        place = place_of(self.ids, target)
+        if place != NOWHERE:
+            self.of_id[place] += amount
+        else:
+            before = int(self.ids.searchsorted(target))
+            self.ids = np.insert(self.ids, before, target)
+            self.of_id = np.insert(self.of_id, before, amount)
 
+
+def place_of(ids: Int64[np.ndarray, " n"], index: int) -> int:
+    """Where an id is among some, ascending; `NOWHERE` where it is not."""
+    place = int(ids.searchsorted(index))
+    return place if place < len(ids) and ids[place] == index else NOWHERE
+
+
+class Places(NamedTuple):
+    """Teacher tokens that go on from what is written of one: those at `low:high` of an order, `targets[n]`
+    the student token next in the token at `low + n`; with `alone`, a further teacher token that has none."""
+
+    order: Ranked
+    low: int
+    high: int
+    targets: Int64[np.ndarray, " n"]
+    alone: int = NOWHERE
+
+
+_MANY = 4096
+"""Teacher tokens above which a table of all student tokens costs less than sorting."""
 
 Rule = Callable[[Response, int], Mass | None]
 """The row of one student token; None where the method has none."""
@@ -131,31 +162,36 @@ def respond(
     )
 
 
-def scatter(
-    response: Response,
-    index: int,
-    targets: Int64[np.ndarray, " n"],
-    ids: Int64[np.ndarray, " n"] | None = None,
-) -> Mass | None:
-    """The teacher's mass at the place of student token `index`, moved to `targets`.
-
-    Without `ids`, `targets` are those of all teacher tokens and the row is a root's. With them, it is that of
-    the teacher's tokens `ids` alone: their mass is divided by that of all of them, an even share of the
-    tail included. None where none of them has mass.
-    """
+def scatter(response: Response, index: int, places: Places) -> Mass | None:
+    """The mass of some teacher tokens at the place of student token `index`, moved to their targets and
+    divided by that of all of them, an even share of the tail included. None where none of them has mass."""
     row = response.teacher[int(response.teacher_of[index])]
-    size = response.tables.student.num_ids
-    if ids is None:
-        ids = np.arange(len(row.mass)) if row.named is None else row.named
-        targets = targets if row.named is None else targets[row.named]
-        mass, tail, total = row.mass[ids], row.tail, 1.0
-    else:
-        mass, tail = row.mass[ids], row.tail_within(ids)
-        total = float(mass.sum()) + tail
+    found, mass = row.within(places.order, places.low, places.high)
+    targets = places.targets[found - places.low]
+    tail = row.tail_of(places.high - places.low - len(found))
+    if places.alone != NOWHERE:
+        targets, mass = np.append(targets, NOWHERE), np.append(mass, row.of(places.alone))
+    total = float(mass.sum()) + tail
     if not mass.sum() > 0.0:
         return None
-    found = np.bincount(targets + 1, weights=mass, minlength=size + 1) / total
-    return Mass(of_id=found[1:], rest=float(found[0]) + tail / total, given=total)
+    ids, of_id, nowhere = gathered(targets, mass)
+    return Mass(ids=ids, of_id=of_id / total, rest=nowhere / total + tail / total, given=total)
+
+
+def gathered(
+    targets: Int64[np.ndarray, " n"], mass: Float64[np.ndarray, " n"]
+) -> tuple[Int64[np.ndarray, " k"], Float64[np.ndarray, " k"], float]:
+    """The sums of the masses that go to each target, by id, ascending, and of those that go nowhere."""
+    if len(targets) > _MANY:
+        sums = np.bincount(targets + 1, weights=mass)
+        ids = np.flatnonzero(sums[1:])
+        return ids, sums[1:][ids], float(sums[0])
+    ids, number = np.unique(targets, return_inverse=True)
+    # Sums of nothing would be integers.
+    sums = np.bincount(number, weights=mass, minlength=len(ids)).astype(np.float64)
+    if len(ids) and ids[0] == NOWHERE:
+        return ids[1:], sums[1:], float(sums[0])
+    return ids, sums, 0.0
 
 
 def root(response: Response, index: int, targets: Int64[np.ndarray, " Vt"]) -> Mass | None:
@@ -164,13 +200,13 @@ def root(response: Response, index: int, targets: Int64[np.ndarray, " Vt"]) -> M
     Of an event without an entry in the tables, the alignment itself says that the two realised tokens mean
     the same.
     """
-    mass = scatter(response, index, targets)
     place = int(response.teacher_of[index])
-    if (
-        mass is not None
-        and response.kind(index) == ChunkKind.EVENT
-        and targets[response.tokens.ids[place]] == NOWHERE
-    ):
+    row = response.teacher[place]
+    if not row.known.sum() > 0.0:
+        return None
+    ids, of_id, nowhere = gathered(targets[row.ids], row.known)
+    mass = Mass(ids=ids, of_id=of_id, rest=nowhere + row.tail)
+    if response.kind(index) == ChunkKind.EVENT and targets[response.tokens.ids[place]] == NOWHERE:
         mass.move(response.teacher.realised(place), NOWHERE, int(response.target[index]))
     return mass
 

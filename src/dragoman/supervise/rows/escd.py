@@ -21,7 +21,7 @@ Source: arXiv 2609.34738. Labels as in `rows.common`, but a row with sets is HEU
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -36,8 +36,11 @@ from dragoman.supervise.rows.common import Response
 from dragoman.supervise.rows.teacher import TeacherRow
 from dragoman.supervise.sampled import Supervise
 from dragoman.text import NOWHERE, PairTables
-from dragoman.text.pair import PrefixOrder
+from dragoman.text.prefixes import PrefixOrder, Ranked
 from dragoman.types import Alignment, Event, Rollout, RowLabel, Supervision, TeacherScores
+
+_CACHED = 4096
+"""Rests of tokens whose students are remembered."""
 
 Sets = list[tuple[float, Int64[np.ndarray, " _"]]]
 """Masses, and the student tokens that each is for."""
@@ -92,20 +95,24 @@ class Groups:
 
     def __init__(self, tables: PairTables) -> None:
         self._tables = tables
+        self._starting = lru_cache(maxsize=_CACHED)(self._find_starting)
+
+    def _find_starting(self, rest: bytes) -> Int64[np.ndarray, " n"]:
+        """The student tokens that start so."""
+        return self._tables.student_bytes.starting(rest)
 
     @cached_property
-    def _found(self) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " G_plus_1"], PrefixOrder]:
+    def _found(self) -> tuple[Ranked, Int64[np.ndarray, " G_plus_1"], PrefixOrder]:
         """The tokens by group, where each group starts, and the shortest member of each."""
-        order = self._tables.teacher_bytes
+        words = self._tables.teacher.words
+        order, trie = words.order, words.trie
         alone = np.flatnonzero(self._tables.student_of_teacher[order.ids] == NOWHERE)
-        shortest: list[bytes] = []
-        starts: list[int] = []
-        for place, key in enumerate(order.keys[n] for n in alone.tolist()):
-            if not (shortest and key.startswith(shortest[-1])):
-                shortest.append(key)
-                starts.append(place)
-        bounds = np.array([*starts, len(alone)], np.int64)
-        return order.ids[alone], bounds, PrefixOrder(np.arange(len(shortest)), shortest)
+        # Ranges of what starts with a string lie within each other or apart.
+        stops = np.maximum.accumulate(trie.high[trie.node_of[alone]])
+        starts = np.flatnonzero(np.append(True, alone[1:] >= stops[:-1])[: len(alone)])
+        shortest = PrefixOrder(ids=np.arange(len(starts)), keys=order.keys.take(alone[starts]))
+        members = PrefixOrder(ids=order.ids[alone], keys=order.keys.take(alone))
+        return Ranked.of(members, self._tables.teacher.num_ids), np.append(starts, len(alone)), shortest
 
     def behind(self, response: Response, index: int, topk: int | None) -> Sets:
         """The second term of student token `index`: none unless the token before it is text and a root."""
@@ -118,15 +125,18 @@ class Groups:
         return self._sets(row, response.rollout.completion.token_bytes(before), topk)
 
     def _sets(self, row: TeacherRow, sampled: bytes, topk: int | None) -> Sets:
-        ids, bounds, shortest = self._found
+        members, bounds, shortest = self._found
         # No member is what was sampled: it would have a student token of its bytes.
         low, high = shortest.range(sampled)
         if low == high:
             return []
-        first = int(bounds[low])
-        mass = np.add.reduceat(row.mass[ids[first : int(bounds[high])]], bounds[low:high] - first)
+        found, known = row.within(members, int(bounds[low]), int(bounds[high]))
+        if not len(found):
+            return []
+        group = np.searchsorted(bounds, found, side="right") - 1 - low
+        mass = np.bincount(group, weights=known, minlength=high - low)
         sets = [
-            (float(mass[g]), self._tables.student_bytes.starting(shortest.keys[low + g][len(sampled) :]))
+            (float(mass[g]), self._starting(shortest.keys[low + g][len(sampled) :]))
             for g in largest(mass, topk).tolist()
         ]
         return [(share, members) for share, members in sets if len(members)]

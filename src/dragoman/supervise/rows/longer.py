@@ -21,6 +21,9 @@ _TRIED = 64
 _KEPT = 1 << 18
 """Tokenisations held at once."""
 
+Question = tuple[tuple[int, ...], bytes, Sequence[int]]
+"""The student's tokens so far, their bytes, and teacher tokens that may be next."""
+
 
 class LongerTokens:
     """For teacher token w the student tokens that the teacher's tokenizer writes as (w, w_2, ...)."""
@@ -56,6 +59,14 @@ class LongerTokens:
         ids = np.flatnonzero((counts > 0) & (self._tables.first_token != NOWHERE))
         return ids, counts[ids]
 
+    @cached_property
+    def count(self) -> Int64[np.ndarray, " Vt"]:
+        """How many longer student tokens each teacher token begins; 0 without a place of its own."""
+        counts = np.zeros(self._tables.teacher.num_ids, np.int64)
+        ids, number = self.able
+        counts[ids] = number
+        return counts
+
     def of(self, ids: Int64[np.ndarray, " n"]) -> tuple[Int64[np.ndarray, " m"], Int64[np.ndarray, " m"]]:
         """The longer student tokens that some teacher tokens begin, with the student's first token of each of
         these: (first, longer)."""
@@ -73,7 +84,9 @@ class LongerTokens:
         for depth, w in enumerate(chain):
             numbers = numbers[found[bounds[numbers] + depth] == w]
         following = found[bounds[numbers] + len(chain)]
-        return {int(u): ids[numbers[following == u]] for u in np.unique(following)}
+        order = np.argsort(following, kind="stable")
+        found_next, starts = np.unique(following[order], return_index=True)
+        return dict(zip(found_next.tolist(), np.split(ids[numbers[order]], starts[1:]), strict=False))
 
     def beyond(
         self, longer: Mapping[int, Int64[np.ndarray, " n"]], following: Sequence[int], size: int
@@ -89,13 +102,14 @@ class LongerTokens:
         and the token as (w, ...)."""
         tables = self._tables
         low, high = tables.student_bytes.range(rest)
-        keys, ids = tables.student_bytes.keys[low:high], tables.student_bytes.ids[low:high]
-        tried = sorted((int(i), key) for key, i in zip(keys, ids, strict=True) if len(key) > len(rest))
+        ids = tables.student_bytes.ids[low:high]
+        longer = tables.student_bytes.keys.lengths[low:high] > len(rest)
+        tried = np.sort(ids[longer])[:_TRIED].tolist()
         if not tried:
             return ()
-        bounds, found = tables.teacher.encode_many([written + key for _, key in tried[:_TRIED]])
+        bounds, found = tables.teacher.encode_many([written + tables.student.token_bytes(i) for i in tried])
         first = np.append(found, NOWHERE)[bounds[:-1]]
-        return tuple(i for (i, _), start in zip(tried[:_TRIED], first.tolist(), strict=True) if start == w)
+        return tuple(i for i, start in zip(tried, first.tolist(), strict=True) if start == w)
 
 
 class Continued:
@@ -112,56 +126,79 @@ class Continued:
         `JOINED` where that does not start with `written`; `NOWHERE` where that, or the next token, is not
         known: white space is divided in view of what comes behind it, so it is tried before a letter too.
         """
-        unknown = [w for w in following if (written, data, w) not in self._known]
-        if len(self._known) + len(unknown) > _KEPT:
+        self.prepare([(written, data, following)])
+        return [self._known[written, data, w] for w in following]
+
+    def prepare(self, questions: Sequence[Question]) -> None:
+        """Find the answers to many questions with one call of the tokenizer."""
+        if len(self._known) > _KEPT:
             self._known.clear()
-            unknown = list(following)
-        pieces = [self._tables.teacher.token_bytes(w) for w in unknown]
-        found = self._next(written, [data + piece for piece in pieces])
+        unknown = list(
+            dict.fromkeys(
+                (written, data, w)
+                for written, data, following in questions
+                for w in following
+                if (written, data, w) not in self._known
+            )
+        )
+        if not unknown:
+            return
+        pieces = self._tables.teacher.strings.take(np.array([w for _, _, w in unknown], np.int64)).tolist()
         blank = [n for n, piece in enumerate(pieces) if piece[-1:] in _BLANKS]
-        with_letter = self._next(written, [data + pieces[n] + self.letter for n in blank])
-        for n, other in zip(blank, with_letter, strict=True):
+        plain = [data + piece for (_, data, _), piece in zip(unknown, pieces, strict=True)]
+        written = [own for own, _, _ in unknown]
+        found = self._next(
+            [*written, *(written[n] for n in blank)], [*plain, *(plain[n] + self.letter for n in blank)]
+        )
+        for n, other in zip(blank, found[len(unknown) :], strict=True):
             if other != found[n]:
                 # Behind blanks there will be something, behind a line break anything.
                 impossible = other == JOINED and pieces[n][-1:] not in _BREAKS
                 found[n] = JOINED if impossible else NOWHERE
-        for w, token in zip(unknown, found, strict=True):
-            self._known[written, data, w] = token
-        return [self._known[written, data, w] for w in following]
+        self._known.update(zip(unknown, found[: len(unknown)], strict=True))
 
     @cached_property
     def letter(self) -> bytes:
         """A letter that the student has a token for; nothing where it has none."""
-        known = self._tables.student_of_bytes
-        return next((bytes([b]) for b in b"xabcdefghijklmnopqrstuvwyz" if bytes([b]) in known), b"")
+        known = self._tables.student.words
+        letters = (bytes([byte]) for byte in b"xabcdefghijklmnopqrstuvwyz")
+        return next((letter for letter in letters if known.id_of(letter) != NOWHERE), b"")
 
     @cached_property
     def unsettled(self) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         """Teacher tokens that end in white space and that the student begins in another way before a letter:
         (ids, first token alone, first token before a letter)."""
-        tables = self._tables
-        data = tables.teacher.vocabulary_bytes()
-        ids = np.array([w for w, piece in enumerate(data) if piece[-1:] in _BLANKS], np.int64)
-        alone = tables.first_token[ids]
-        before = np.array(self._next((), [data[w] + self.letter for w in ids.tolist()]), np.int64)
-        sizes = np.array([len(tables.student.token_bytes(max(int(u), 0))) for u in before], np.int64)
-        inside = sizes <= np.array([len(data[w]) for w in ids.tolist()], np.int64)
-        differ = (alone != before) & (alone >= 0) & (before >= 0) & inside
-        return ids[differ], alone[differ], before[differ]
+        found = self._tables.stored("unsettled", self._find_unsettled)
+        return found["ids"], found["alone"], found["before"]
 
-    def _next(self, written: tuple[int, ...], strings: list[bytes]) -> list[int]:
-        if not strings:
-            return []
-        bounds, ids = self._tables.spell(strings)
-        size, found = len(written), []
-        for number in range(len(strings)):
-            own = ids[bounds[number] : bounds[number + 1]].tolist()
-            if not own:
+    def _find_unsettled(self) -> dict[str, np.ndarray]:
+        tables = self._tables
+        data = tables.teacher.strings
+        last = data.data[np.maximum(data.bounds[1:] - 1, 0)] if len(data.data) else np.zeros(len(data))
+        ids = np.flatnonzero((data.lengths > 0) & np.isin(last, list(b"".join(_BLANKS))))
+        alone = tables.first_token[ids]
+        strings = [piece + self.letter for piece in data.take(ids).tolist()]
+        before = np.array(self._next([()] * len(strings), strings), np.int64)
+        inside = tables.student.strings.lengths[np.maximum(before, 0)] <= data.lengths[ids]
+        differ = (alone != before) & (alone >= 0) & (before >= 0) & inside
+        return {"ids": ids[differ], "alone": alone[differ], "before": before[differ]}
+
+    def _next(self, written: list[tuple[int, ...]], strings: list[bytes]) -> list[int]:
+        """The token behind `written[n]` in the student's tokenisation of string n."""
+        numbers = {string: number for number, string in enumerate(dict.fromkeys(strings))}
+        bounds, ids = self._tables.spell(list(numbers))
+        borders, own = bounds.tolist(), ids.tolist()
+        found = []
+        for start, string in zip(written, strings, strict=True):
+            number = numbers[string]
+            first, last = borders[number], borders[number + 1]
+            behind = first + len(start)
+            if first == last:
                 found.append(NOWHERE)
-            elif tuple(own[:size]) != written:
+            elif tuple(own[first:behind]) != start:
                 found.append(JOINED)
             else:
-                found.append(own[size] if len(own) > size else NOWHERE)
+                found.append(own[behind] if behind < last else NOWHERE)
         return found
 
 

@@ -30,7 +30,7 @@ from jaxtyping import Int64
 from dragoman.config import MethodConfig
 from dragoman.supervise.dense import dense
 from dragoman.supervise.rows.assembly import largest, rows_of, telling
-from dragoman.supervise.rows.common import Mass, Response, root, scatter
+from dragoman.supervise.rows.common import Mass, Places, Response, root, scatter
 from dragoman.supervise.sampled import Supervise
 from dragoman.text import NOWHERE, PairTables
 from dragoman.text.pair import first_of
@@ -39,9 +39,6 @@ _CACHED = 512
 """Beginnings of tokens whose remainders are remembered."""
 _TRIED = 256
 """Likeliest last teacher tokens that are tried for a student token that reaches into them."""
-
-Places = tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]
-"""Teacher tokens, and the student token that the mass of each goes to."""
 
 
 def build(tables: PairTables, config: MethodConfig) -> Supervise:
@@ -56,6 +53,7 @@ class Spellings:
     def __init__(self, tables: PairTables) -> None:
         self._tables = tables
         self._remainders = lru_cache(maxsize=_CACHED)(self._find_remainders)
+        self._following = lru_cache(maxsize=_CACHED)(self._find_following)
 
     def __call__(self, response: Response, index: int) -> Mass | None:
         """The row of one student token."""
@@ -66,13 +64,14 @@ class Spellings:
             mass = root(response, index, self._tables.first_token)
             head = int(self._tables.first_token[token])
         else:
-            ids, targets = self._inside(response, index)
-            own = np.flatnonzero(ids == token)
-            if last > place and not len(own):
+            places = self._inside(response, index)
+            own = int(places.order.place[token])
+            is_inside = places.low <= own < places.high
+            if last > place and not is_inside:
                 # Alone the token is spelled in another way; with those behind it perhaps not.
-                ids, targets = np.append(ids, token), np.append(targets, NOWHERE)
-            mass = scatter(response, index, targets, ids)
-            head = int(targets[own[0]]) if len(own) else NOWHERE
+                places = places._replace(alone=token)
+            mass = scatter(response, index, places)
+            head = int(places.targets[own - places.low]) if is_inside else NOWHERE
         if mass is not None and last > place:
             chain = np.prod([response.teacher.realised(k) for k in range(place, last)])
             amount = float(chain) * self._ending(response, index, last, part)
@@ -85,13 +84,17 @@ class Spellings:
         if emitted is None:
             place, written = int(response.teacher_of[index]), int(response.written[index])
             return self._remainders(response.tokens.token_bytes(place)[:written])
+        return self._following(tuple(emitted.tolist()))
+
+    def _find_following(self, emitted: tuple[int, ...]) -> Places:
+        """The teacher tokens that are spelled so, and the student's next token in each."""
         tables = self._tables
-        low, high = tables.spelling_prefix_range(emitted)
+        low, high = tables.spelling_prefix_range(np.array(emitted, np.int64))
         ids = tables.spelling_order.ids[low:high]
         places = tables.spelling_bounds[ids] + len(emitted)
         inside = places < tables.spelling_bounds[ids + 1]
         following = tables.spelling_ids[np.where(inside, places, 0)]
-        return ids, np.where(inside, following, NOWHERE)
+        return Places(tables.by_spelling, low, high, np.where(inside, following, NOWHERE))
 
     def _emitted(self, response: Response, index: int) -> Int64[np.ndarray, " n"] | None:
         """The student tokens since the boundary at which this teacher token starts; None where none does."""
@@ -109,19 +112,20 @@ class Spellings:
             start, emitted = start + int(response.written[index]), np.zeros(0, np.int64)
         before = data[start : int(bounds[last])]
         wanted = np.append(emitted, response.rollout.completion.ids[index])
-        mass = response.teacher[last].mass
-        ids = self._tables.teacher_bytes.starting(part)
-        ids = ids[largest(mass[ids], _TRIED)]
+        by_bytes = self._tables.by_bytes
+        places, mass = response.teacher[last].within(by_bytes, *by_bytes.order.range(part))
+        tried = largest(mass, _TRIED)
+        ids, mass = by_bytes.ids[places[tried]], mass[tried]
         texts = [before + self._tables.teacher.token_bytes(i) for i in ids.tolist()]
         bounds_s, found = self._tables.student.encode_many(texts)
         agrees = np.diff(bounds_s) >= len(wanted)
         for place, wanted_id in enumerate(wanted.tolist()):
             agrees &= first_of(bounds_s, found, place) == wanted_id
-        return float(mass[ids[agrees]].sum())
+        return float(mass[agrees].sum())
 
     def _find_remainders(self, written: bytes) -> Places:
         """The teacher tokens that start so, and the student's first token of what follows in each."""
         order = self._tables.teacher_bytes
         low, high = order.range(written)
-        bounds, ids = self._tables.spell([key[len(written) :] for key in order.keys[low:high]])
-        return order.ids[low:high], first_of(bounds, ids)
+        bounds, ids = self._tables.spell(order.rests(low, high, len(written)).tolist())
+        return Places(self._tables.by_bytes, low, high, first_of(bounds, ids))

@@ -10,7 +10,8 @@ from jaxtyping import Float64, Int64
 
 from dragoman.padding import stretches
 from dragoman.supervise.rows.assembly import Candidates, assemble, largest
-from dragoman.supervise.rows.common import Response
+from dragoman.supervise.rows.common import Response, gathered, place_of
+from dragoman.text import NOWHERE
 from dragoman.types import Rows
 
 DOUBT = 0.01
@@ -22,10 +23,14 @@ class Sets:
     """Masses of student tokens and which of them are told apart only together. `lost` is the mass of tokens
     that are not known, `doubtful` that of which it is not even known whether it is at this place."""
 
-    single: Float64[np.ndarray, " Vs"]
+    single: dict[int, float] = field(default_factory=dict)
     lost: float = 0.0
     doubtful: float = 0.0
     _links: list[tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]] = field(default_factory=list)
+
+    def add(self, amount: float, target: int) -> None:
+        """Add mass to one token."""
+        self.single[target] = self.single.get(target, 0.0) + amount
 
     def join(self, ids: Sequence[int] | Int64[np.ndarray, " n"]) -> None:
         """Make some tokens one set."""
@@ -39,39 +44,50 @@ class Sets:
 
     def move(self, amount: float, source: int, target: int | None) -> float:
         """Move mass from one token to another (None: away), never more than there is; how much it was."""
-        amount = min(amount, float(self.single[source]))
-        self.single[source] -= amount
+        amount = min(amount, self.single.get(source, 0.0))
+        self.add(-amount, source)
         if target is not None:
-            self.single[target] += amount
+            self.add(amount, target)
         return amount
 
     def give_up(self, index: int) -> None:
         """Make a token part of what is not known."""
-        self.lost += float(self.single[index])
-        self.single[index] = 0.0
+        self.lost += self.single.pop(index, 0.0)
+
+    def normalise(self) -> bool:
+        """Divide all mass by its sum; whether any token has some."""
+        if not any(self.single.values()):
+            return False
+        total = float(self._listed()[1].sum()) + self.lost + self.doubtful
+        self.single = {index: mass / total for index, mass in self.single.items()}
+        self.lost, self.doubtful = self.lost / total, self.doubtful / total
+        return True
 
     def candidates(self, topk: int | None, always: int) -> Candidates:
         """The `topk` sets of most mass, that of token `always` among them if it has any; ordered by the
         smallest id of each."""
         ids, name = self._names()
-        mass = self.single.copy()
-        mass[ids] = np.bincount(name, mass[ids], len(ids))
-        own = np.flatnonzero(ids == always)
-        always = int(ids[name[own[0]]]) if len(own) else always
-        kept = largest(mass, topk, always)
-        found = mass[kept]
-        mass[kept] = 0.0
+        own, mass = self._listed()
+        heads, sums, _ = gathered(_head(own, ids, name), mass)
+        kept = largest(sums, topk, place_of(heads, int(_head(np.array([always]), ids, name)[0])))
         # Members side by side: those of sets in the order of their names, then the tokens that stand alone.
         order = np.argsort(name, kind="stable")
         counts = np.bincount(name, minlength=len(ids))
         first = np.cumsum(counts) - counts
-        place = np.searchsorted(ids, kept)
-        inside = np.append(ids, -1)[place] == kept
+        place = np.searchsorted(ids, heads[kept])
+        inside = np.append(ids, NOWHERE)[place] == heads[kept]
         place = np.where(inside, place, 0)
         sizes = np.where(inside, np.append(counts, 1)[place], 1)
         start = np.where(inside, np.append(first, 0)[place], len(ids) + np.arange(len(kept)))
-        members = np.concatenate([ids[order], kept])[stretches(start, sizes)]
-        return Candidates(members, sizes, found, float(mass.sum()))
+        members = np.concatenate([ids[order], heads[kept]])[stretches(start, sizes)]
+        return Candidates(members, sizes, sums[kept], float(np.delete(sums, kept).sum()))
+
+    def _listed(self) -> tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+        """The tokens with mass, ascending, and what each has."""
+        ids = np.fromiter(self.single, np.int64, len(self.single))
+        mass = np.fromiter(self.single.values(), np.float64, len(self.single))
+        order = np.argsort(ids)
+        return ids[order], mass[order]
 
     def _names(self) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         """All joined ids, ascending, and the place among them of the smallest of each one's set."""
@@ -90,6 +106,16 @@ class Sets:
             if np.array_equal(found, name):
                 return ids, name
             name = found
+
+
+def _head(
+    tokens: Int64[np.ndarray, " n"], ids: Int64[np.ndarray, " m"], name: Int64[np.ndarray, " m"]
+) -> Int64[np.ndarray, " n"]:
+    """The smallest id of each token's set, given `_names`; itself where it is in none."""
+    if not len(ids):
+        return tokens
+    place = np.minimum(np.searchsorted(ids, tokens), len(ids) - 1)
+    return np.where(ids[place] == tokens, ids[name[place]], tokens)
 
 
 def rows_of_sets(response: Response, rule: Callable[[Response, int], Sets | None], topk: int | None) -> Rows:

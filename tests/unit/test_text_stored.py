@@ -1,0 +1,218 @@
+"""Tables on disk: what is read is what was written, whatever happens to the folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tiny
+import toy
+from dragoman.errors import TokenizerError
+from dragoman.supervise.rows.longer import Continued
+from dragoman.supervise.xtoken import stored_projection
+from dragoman.text import PairTables, Tokenization, stored
+from dragoman.text.encoding import Encoder
+from dragoman.types import Event
+
+ARRAYS = {"numbers": np.arange(40_000), "flags": np.zeros((7, 3), bool), "none": np.zeros(0, np.float64)}
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where tables are kept; they are, however small."""
+    monkeypatch.setenv("DRAGOMAN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv(stored.SWITCH, "on")
+    monkeypatch.setattr(stored, "LEAST_BYTES", 0)
+    return tmp_path / "home" / "tables"
+
+
+def never() -> Mapping[str, np.ndarray]:
+    raise AssertionError("made although it is there")
+
+
+def same(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray] = ARRAYS) -> bool:
+    return found.keys() == wanted.keys() and all(
+        np.array_equal(found[name], array) and found[name].dtype == array.dtype
+        for name, array in wanted.items()
+    )
+
+
+def test_a_table_is_made_once_and_mapped(root: Path) -> None:
+    assert stored.stored("key", "table", lambda: ARRAYS) is ARRAYS
+    found = stored.stored("key", "table", never)
+    assert same(found)
+    # mapped, not read; and not to be written to
+    assert isinstance(found["numbers"].base, np.memmap) and type(found["numbers"]) is np.ndarray
+    assert not found["numbers"].flags.writeable
+    assert sorted(path.name for path in (root / "key").iterdir()) == ["table"]
+    # another key, another name
+    for key, name in (("other", "table"), ("key", "other")):
+        assert same(stored.stored(key, name, lambda: {"a": np.ones(1)}), {"a": np.ones(1)})
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 1
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("numbers.npy", cut),
+        ("numbers.npy", flip),
+        ("numbers.npy", lambda file: file.unlink()),
+        ("manifest.json", lambda file: file.unlink()),
+        ("manifest.json", cut),
+        ("manifest.json", lambda file: file.write_text("[]")),
+        ("manifest.json", lambda file: file.write_text('{"numbers": 3}')),
+        ("manifest.json", lambda file: file.write_bytes(b"\xff\xfe")),
+    ],
+)
+def test_a_damaged_table_is_made_again(
+    root: Path, caplog: pytest.LogCaptureFixture, name: str, damage: object
+) -> None:
+    stored.stored("key", "table", lambda: ARRAYS)
+    damage(root / "key" / "table" / name)  # type: ignore[operator]
+    with caplog.at_level(logging.WARNING):
+        assert stored.stored("key", "table", lambda: ARRAYS) is ARRAYS
+    assert "cannot be used and are made again" in caplog.text and str(root) in caplog.text
+    caplog.clear()
+    assert same(stored.stored("key", "table", never)) and not caplog.text
+    assert [path.name for path in (root / "key").iterdir()] == ["table"]
+
+
+def test_no_pickle_is_opened(root: Path) -> None:
+    stored.stored("key", "table", lambda: {"a": np.ones(3)})
+    place = root / "key" / "table"
+    np.save(place / "a.npy", np.array([{}], object), allow_pickle=True)
+    digest = stored._digest(place / "a.npy")
+    (place / "manifest.json").write_text(json.dumps({"a": digest}))
+    assert stored.stored("key", "table", lambda: {"a": np.ones(2)})["a"].tolist() == [1.0, 1.0]
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root.parent.mkdir()
+    root.write_text("a file where the folder would be")
+    with caplog.at_level(logging.INFO):
+        assert stored.stored("key", "table", lambda: ARRAYS) is ARRAYS
+    assert "are not kept" in caplog.text
+
+
+def test_switched_off_nothing_is_read_or_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored.stored("key", "table", lambda: ARRAYS)
+    monkeypatch.setenv(stored.SWITCH, "off")
+    assert stored.stored("key", "table", dict) == {}
+    assert stored.stored("other", "table", lambda: ARRAYS) is ARRAYS
+    assert [path.name for path in root.iterdir()] == ["key"]
+    monkeypatch.setenv(stored.SWITCH, "no idea")
+    with pytest.raises(TokenizerError, match="DRAGOMAN_TABLES is 'no idea', expected 'on' or 'off'"):
+        stored.stored("key", "table", never)
+
+
+def test_without_a_key_or_when_small_nothing_is_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stored.stored(None, "table", lambda: ARRAYS) is ARRAYS
+    monkeypatch.setattr(stored, "LEAST_BYTES", 1 << 18)
+    assert stored.stored("key", "table", lambda: {"a": np.zeros(100)})["a"].sum() == 0
+    assert not root.exists()
+
+
+def make_slowly(barrier: object) -> Mapping[str, np.ndarray]:
+    barrier.wait()  # type: ignore[attr-defined]
+    return ARRAYS
+
+
+def make_in_process(barrier: object, home: str) -> None:
+    os.environ.update({"DRAGOMAN_HOME": home, stored.SWITCH: "on"})
+    for number in range(20):
+        assert same(stored.stored(f"key{number}", "table", lambda: make_slowly(barrier)))
+        assert same(stored.stored(f"key{number}", "table", never))
+
+
+def test_two_processes_at_once(root: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    workers = [context.Process(target=make_in_process, args=(barrier, str(root.parent))) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert {path.name for folder in root.iterdir() for path in folder.iterdir()} == {"table"}
+
+
+# --- tokenizers
+
+
+def pair(tmp_path: Path) -> PairTables:
+    return PairTables(
+        Tokenization.from_pretrained(str(tmp_path / "s")), Tokenization.from_pretrained(str(tmp_path / "t"))
+    )
+
+
+def all_tables(tables: PairTables) -> dict[str, np.ndarray]:
+    """Every table that is kept, and some that follow from them."""
+    found = {}
+    for name, side in (("there", tables), ("back", tables.reversed)):
+        found |= {
+            f"{name} same": side.student_of_teacher,
+            f"{name} longest": side.longest_prefix,
+            f"{name} shared": side.shared.student_ids,
+            f"{name} bounds": side.spelling_bounds,
+            f"{name} ids": side.spelling_ids,
+            f"{name} order": side.spelling_order.ids,
+            f"{name} keys": side.spelling_order.keys.data,
+        }
+    found |= {f"words {key}": array for key, array in tables.student.words.arrays.items()}
+    found |= {f"projection {key}": array for key, array in stored_projection(tables).arrays.items()}
+    found["unsettled"] = np.concatenate(Continued(tables).unsettled)
+    return found
+
+
+def test_tables_of_a_pair_come_back_without_a_tokenizer_asked(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.byte_level(tmp_path / "s")
+    tiny.sentencepiece(tmp_path / "t")
+    made = all_tables(pair(tmp_path))
+
+    def refuse(self: Encoder, data: object) -> None:
+        raise AssertionError("a warm table tokenises nothing")
+
+    monkeypatch.setattr(Encoder, "many", refuse)
+    assert same(all_tables(pair(tmp_path)), made)
+
+
+def test_what_tables_depend_on_is_in_the_fingerprint(root: Path, tmp_path: Path) -> None:
+    one = Tokenization.from_pretrained(str(tiny.sentencepiece(tmp_path / "s", extra=("<in>",))))
+    again = Tokenization.from_pretrained(str(tmp_path / "s"))
+    other = Tokenization.from_pretrained(str(tiny.sentencepiece(tmp_path / "o", extra=("<out>",))))
+    index = one.token_id("<in>")
+    assert index is not None
+    marked = one.with_markers({index: Event.THINK_OPEN})
+    stopped = one.with_stops([*one.stop_ids, index])
+    assert one.fingerprint == again.fingerprint is not None
+    assert len({side.fingerprint for side in (one, other, marked, stopped)}) == 4
+
+
+def test_the_format_is_raised_when_a_table_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If this fails as a table holds something else now, raise `stored.FORMAT` and put the digest here."""
+    tables = PairTables(toy.bpe("s", "b c", "a b"), toy.bpe("t", "a b", "c d", "ab cd", letters="abcdeĠ"))
+    parts: list[str | bytes] = []
+    for name, array in sorted(all_tables(tables).items()):
+        # Weights may differ in the last bit between machines.
+        rounded = array.astype(np.float32) if array.dtype.kind == "f" else array
+        parts += [name, rounded.tobytes()]
+    monkeypatch.setattr(stored, "version", lambda package: "any")
+    assert (stored.FORMAT, stored.fingerprint(*parts)[:16]) == (1, "ca7180ddc94ce7c7")
