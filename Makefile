@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check format fuzz bench-align bench-alignment bench-methods bench-lab bench-loss bench-step bench-rollouts clean
+.PHONY: help quickstart test check format fuzz bench-align bench-alignment bench-methods bench-lab bench-loss bench-step bench-rollouts bench-teacher clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -72,6 +72,10 @@ bench-step: $(STAMP) ## A whole training step against TRL's GOLD, in an environm
 bench-rollouts: $(STAMP) ## Sampling against transformers' generate, by rows, contexts and vocabulary; twenty minutes
 	$(BIN)/dragoman assets get pair
 	$(BIN)/python benchmarks/rollouts.py --json benchmarks/results/rollouts.json --plot benchmarks/results/rollouts.svg
+
+bench-teacher: $(STAMP) ## Teacher scoring against whole logits and the best products; ten minutes
+	$(BIN)/dragoman assets get pair
+	$(BIN)/python benchmarks/teacher_scoring.py --json benchmarks/results/teacher_scoring.json --plot benchmarks/results/teacher_scoring.svg
 
 clean: ## Remove the environment and caches; keeps runs/ and the fetched assets
 	rm -rf $(VENV) build dist src/*.egg-info

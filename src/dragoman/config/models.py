@@ -95,12 +95,10 @@ class TeacherConfig(ModelConfig):
         ge=2,
         description="Longest conversation scored, in teacher tokens; null is the model's own context.",
     )
-    quantization: Literal["bitsandbytes-int8", "bitsandbytes-nf4", "torchao-int8", "torchao-int4"] | None = (
-        Field(
-            default=None,
-            description="Weights in 8 or 4 bits by one of two packages (`pip install 'dragoman[quantized]'`), on "
-            "accelerators only; null keeps them in `dtype`.",
-        )
+    quantization: Quantization | None = Field(
+        default=None,
+        description="Weights in 8 or 4 bits by one of two packages (`pip install 'dragoman[quantized]'`), on "
+        "accelerators only; null keeps them in `dtype`.",
     )
     batch_tokens: int = Field(
         default=16384,

@@ -20,8 +20,8 @@ def quantization_config(name: str, device: torch.device) -> Any:
     package, make = _KINDS[name]
     if device.type == "cpu":
         raise UsageError(
-            f"teacher.quantization is {name!r}, which needs an accelerator, but the teacher runs on CPU: there "
-            "8 bits are slower and further from the model's log-probs than bfloat16. Set "
+            f"teacher.quantization is {name!r}, which needs an accelerator, but the teacher runs on CPU, "
+            "where 8 bits are slower and further from the model's log-probs than bfloat16. Set "
             "teacher.quantization=null and teacher.dtype=bfloat16"
         )
     if find_spec(package) is None:

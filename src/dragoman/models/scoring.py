@@ -168,7 +168,7 @@ def scores_of_slice(head: nn.Module, inputs: Float[Tensor, "P D"], asked: Asked)
     logits_PV = logits_PV if logits_PV.dtype == torch.float64 else logits_PV.float()
     logits_PV = centred(logits_PV)
     of = prepare(logits_PV, asked)
-    found = masses(logits_PV, of.places, of.held)
+    found = masses(logits_PV, of.places, of.held, spent=not asked.full)
     result = scores(of, found)
     if asked.full:
         result = result._replace(full_logp=(logits_PV - found.total[:, None]).detach())
