@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 
+from dragoman.models.gated import fused_gates
 from dragoman.models.onednn import fast_linears
 from dragoman.models.prefixes import Reading, readings
 from dragoman.models.scoring import TokenScorer
@@ -101,7 +102,7 @@ def score_spans(scorer: TokenScorer, spans: Sequence[Span], *, batch_tokens: int
         is_stop=np.concatenate([span.is_stop for span in spans]),
     )
     found: dict[str, np.ndarray] = {}
-    with torch.no_grad(), fast_linears(scorer, packed=False):
+    with torch.no_grad(), fused_gates(scorer), fast_linears(scorer, packed=False):
         for reading in plan:
             members = wanted[list(reading.members)]
             for batch in _batches(scorer, reading.shared, members, sequences, tokens, batch_tokens):
