@@ -53,10 +53,12 @@ def fused_gates(model: nn.Module) -> Iterator[None]:
 def _gated(module: Any, activation: _Activation, inputs: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
     gate, up, down = (getattr(module, name) for name in _PARTS)
     if inputs.dtype != gate.weight.dtype or torch.is_autocast_enabled("cpu"):
-        return down(module.act_fn(gate(inputs)) * up(inputs))
+        plain: Tensor = down(module.act_fn(gate(inputs)) * up(inputs))
+        return plain
     product = torch.ops.mkldnn._linear_pointwise
     opened = product(inputs, gate.weight, gate.bias, activation.name, [], activation.algorithm)
-    return down(product.binary(inputs, opened, up.weight, up.bias, "mul"))
+    result: Tensor = down(product.binary(inputs, opened, up.weight, up.bias, "mul"))
+    return result
 
 
 def _is_gated(module: Any) -> bool:
