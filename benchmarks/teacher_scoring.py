@@ -145,18 +145,17 @@ def measure_model(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     views = texts(args.texts, args.tokens, args.tokens // 2, num_ids)
     prompt = args.tokens // 2
     samples = texts(args.samples, prompt + args.new_tokens, args.new_tokens, num_ids, shared=prompt)
-    jobs = [
-        {"model": name, "job": "views", **compared(scorer, views, {"dragoman": ours, "plain": plain}, args)},
-        {
-            "model": name,
-            "job": "samples",
-            **compared(scorer, samples, {"dragoman": ours, "whole": whole, "plain": plain}, args),
-        },
-    ]
-    jobs[0] |= {"where": where(scorer, views), "read": model_flops(model, views)}
-    for job in jobs:
-        show(job)
-    return jobs
+    found = []
+    for job, spans, ways in (
+        ("views", views, {"dragoman": ours, "plain": plain}),
+        ("samples", samples, {"dragoman": ours, "whole": whole, "plain": plain}),
+    ):
+        figures = {"model": name, "job": job, **compared(scorer, spans, ways, args)}
+        if job == "views":
+            figures["where"] = where(scorer, spans)
+        show(figures)
+        found.append(figures)
+    return found
 
 
 def ours(scorer: TokenScorer, spans: Sequence[Span]) -> list[np.ndarray]:
