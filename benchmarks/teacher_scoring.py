@@ -28,7 +28,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,12 +39,11 @@ import numpy as np
 import torch
 from growth_plot import plot_growth
 from memory import peak_of
-from torch import nn
+from products import BATCH_TOKENS, best_products, clock, model_flops
 
 from dragoman.assets import resolve
 from dragoman.models import Span, TokenScorer, score_spans
 from dragoman.models import spans as spans_module
-from dragoman.models.loading import causal_lm
 from dragoman.observe.environment import describe_environment
 from dragoman.padding import length_buckets, right_padded
 
@@ -54,17 +52,11 @@ if TYPE_CHECKING:
 
 RANDOM = "random-0.5b"
 """A Qwen 3 in the shape of Qwen2-0.5B, as in `step_vs_trl.py`."""
-BATCH_TOKENS = 1024
 KINDS = {
     "products": ("linear", "mm", "addmm", "bmm"),
     "attention": ("scaled_dot_product", "_softmax"),
 }
 """Operations by what is in their name; all others are passes over memory, element by element."""
-
-
-def clock() -> float:
-    """Seconds: the processor's with one thread, so that a busy machine does not count, else all."""
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
 
 
 Way = Callable[[TokenScorer, Sequence[Span]], Any]
@@ -208,64 +200,6 @@ def compared(
             for way, times in seconds.items()
         },
     }
-
-
-# --- operations, and how fast they can be
-
-
-def layers(model: PreTrainedModel) -> tuple[Counter[tuple[int, int]], tuple[int, int]]:
-    """Shapes of the weights of all linear layers but the head, with their number, and that of the head."""
-    base = causal_lm(model)
-    head = base.get_output_embeddings()
-    found = Counter(
-        tuple(part.weight.shape) for part in base.modules() if type(part) is nn.Linear and part is not head
-    )
-    return found, tuple(head.weight.shape)
-
-
-def model_flops(model: PreTrainedModel, spans: Sequence[Span]) -> float:
-    """That scoring needs; a multiplication and an addition are two."""
-    shapes, head = layers(model)
-    config = causal_lm(model).config.get_text_config()
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    wide = config.num_attention_heads * width
-    dense = sum(2 * out * into * times for (out, into), times in shapes.items())
-    read, scored = sum(len(span.ids) for span in spans), sum(len(span.is_stop) for span in spans)
-    squares = sum(len(span.ids) ** 2 for span in spans)
-    return dense * read + 2 * head[0] * head[1] * scored + 2 * config.num_hidden_layers * wide * squares
-
-
-def best_products(model: PreTrainedModel, spans: Sequence[Span]) -> float:
-    """Operations a second of the model's layers and head, one after the other, by the best product."""
-    shapes, head = layers(model)
-    share = sum(len(span.is_stop) for span in spans) / sum(len(span.ids) for span in spans)
-    dtype = next(model.parameters()).dtype
-    slice_rows = TokenScorer(model, [1]).logit_slice
-    operations = spent = 0.0
-    for (out, into), times in [*shapes.items(), (head, share)]:
-        rows = slice_rows if (out, into) == head else BATCH_TOKENS
-        a_row = 2 * out * into * times
-        operations += a_row
-        spent += a_row / product_speed(rows, out, into, dtype)
-    return operations / spent
-
-
-def product_speed(rows: int, out: int, into: int, dtype: torch.dtype) -> float:
-    inputs, weight = torch.randn(rows, into).to(dtype), torch.randn(out, into).to(dtype)
-    fastest = float("inf")
-    with torch.no_grad():
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        by_mkldnn = torch.ops.mkldnn._linear_pointwise
-        for work in (
-            lambda: nn.functional.linear(inputs, weight),
-            lambda: by_mkldnn(inputs, weight, None, "none", [], ""),
-            lambda: by_mkldnn(inputs, packed, None, "none", [], ""),
-        ):
-            for _ in range(4):
-                began = clock()
-                work()
-                fastest = min(fastest, clock() - began)
-    return 2 * rows * out * into / fastest
 
 
 def where(scorer: TokenScorer, spans: Sequence[Span]) -> dict[str, float]:

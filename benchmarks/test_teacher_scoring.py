@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import teacher_scoring
+from products import model_flops
 from transformers import LlamaConfig, LlamaForCausalLM
 
 CONFIG = LlamaConfig(
@@ -36,4 +37,4 @@ def test_operations_by_hand() -> None:
     dense = 2 * (4 * 16 * 16 + 3 * 16 * 24)
     spans = teacher_scoring.texts(2, 10, 4, 1000)
     expected = dense * 20 + 2 * 16_000 * 8 + 4 * 16 * 2 * (10**2 / 2)
-    assert teacher_scoring.model_flops(model, spans) == expected
+    assert model_flops(model, spans) == expected
