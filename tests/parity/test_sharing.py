@@ -248,3 +248,11 @@ def test_everything_is_read_once(texts: list[list[int]], cost: int) -> None:
     for reading in found:
         assert len({tuple(texts[i][: reading.shared]) for i in reading.members}) == 1
         assert all(len(texts[i]) > reading.shared for i in reading.members)
+
+
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_either_product(by_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spans_module, "mkl_is_at_home", lambda: by_torch)
+    model, scorer = make("qwen"), TokenScorer(make("qwen"), STOPS)
+    for one, scores in zip(conversation(), score_spans(scorer, conversation(), batch_tokens=60), strict=True):
+        np.testing.assert_allclose(scores.logp, naive(model, one)[0], atol=1e-5)

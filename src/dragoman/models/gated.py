@@ -38,13 +38,16 @@ _MOST_ERROR = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 
 
 @contextmanager
-def fused_gates(model: nn.Module) -> Iterator[None]:
+def fused_gates(model: nn.Module, *, float32: bool = True) -> Iterator[None]:
     """Within the block, and without gradients, gated layers in float32 or bfloat16 on CPU are three products
-    and nothing else. What such a layer computes is found by trying it once; others stay as they are."""
+    and nothing else. What such a layer computes is found by trying it once; others stay as they are,
+    and without `float32` those in float32."""
     with ExitStack() as stack:
         if not torch.is_grad_enabled() and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-            for module in model.modules():
-                if _is_gated(module) and (activation := _activation(module)) is not None:
+            for module in filter(_is_gated, model.modules()):
+                if _dtype(module) == torch.float32 and not float32:
+                    continue
+                if (activation := _activation(module)) is not None:
                     vars(module)["forward"] = partial(_gated, module, activation)
                     stack.callback(vars(module).pop, "forward")
         yield
@@ -59,6 +62,11 @@ def _gated(module: Any, activation: _Activation, inputs: Float[Tensor, "... D"])
     opened = product(inputs, gate.weight, gate.bias, activation.name, [], activation.algorithm)
     result: Tensor = down(product.binary(inputs, opened, up.weight, up.bias, "mul"))
     return result
+
+
+def _dtype(module: Any) -> torch.dtype:
+    dtype: torch.dtype = module.gate_proj.weight.dtype
+    return dtype
 
 
 def _is_gated(module: Any) -> bool:

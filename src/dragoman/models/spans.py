@@ -7,6 +7,7 @@ that.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from dragoman.models.gated import fused_gates
 from dragoman.models.onednn import fast_linears
 from dragoman.models.prefixes import Reading, readings
+from dragoman.models.processor import mkl_is_at_home
 from dragoman.models.scoring import TokenScorer
 from dragoman.models.sharing import new_cache, reads_on, repeated
 from dragoman.padding import length_buckets, right_padded, stretches
@@ -102,7 +104,7 @@ def score_spans(scorer: TokenScorer, spans: Sequence[Span], *, batch_tokens: int
         is_stop=np.concatenate([span.is_stop for span in spans]),
     )
     found: dict[str, np.ndarray] = {}
-    with torch.no_grad(), fused_gates(scorer), fast_linears(scorer, packed=False):
+    with torch.no_grad(), _fast_products(scorer):
         for reading in plan:
             members = wanted[list(reading.members)]
             for batch in _batches(scorer, reading.shared, members, sequences, tokens, batch_tokens):
@@ -112,6 +114,17 @@ def score_spans(scorer: TokenScorer, spans: Sequence[Span], *, batch_tokens: int
         SpanScores(**{name: values[end - count : end] for name, values in found.items()})
         for count, end in zip(counts, ends, strict=True)
     ]
+
+
+@contextmanager
+def _fast_products(scorer: TokenScorer) -> Iterator[None]:
+    """The products that are fastest for many rows."""
+    by_torch = mkl_is_at_home()
+    with ExitStack() as stack:
+        stack.enter_context(fused_gates(scorer, float32=not by_torch))
+        if not by_torch:
+            stack.enter_context(fast_linears(scorer, packed=False))
+        yield
 
 
 def _batches(
