@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 TEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check format fuzz bench-align bench-alignment bench-methods bench-lab bench-loss bench-step bench-rollouts bench-tables clean
+.PHONY: help quickstart test check format fuzz bench-align bench-alignment bench-methods bench-lab bench-loss bench-step bench-rollouts bench-tables bench-teacher clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -77,6 +77,10 @@ bench-tables: $(STAMP) ## Tables of pairs of tokenizers, made and read from disk
 	$(BIN)/dragoman assets get pair tokenizers
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/table_build.py \
 		--json benchmarks/results/table_build.json --plot benchmarks/results/table_build.svg
+
+bench-teacher: $(STAMP) ## Teacher scoring against whole logits and the best products; ten minutes
+	$(BIN)/dragoman assets get pair
+	$(BIN)/python benchmarks/teacher_scoring.py --json benchmarks/results/teacher_scoring.json --plot benchmarks/results/teacher_scoring.svg
 
 clean: ## Remove the environment and caches; keeps runs/ and the fetched assets
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dragoman.models import Candidates, TokenScores
+from dragoman.models import Candidates, Span, TokenScorer, TokenScores, score_spans
 from dragoman.models.candidates import pieces
 from dragoman.models.fused import fused_loss
 from dragoman.models.onednn import is_available
+from dragoman.models.scoring import scores_of_slice
 from dragoman.models.slices import Asked
 from dragoman.rollout import Sampling
 from dragoman.rollout.decoder import Decoder, Job
@@ -92,6 +93,43 @@ def test_a_slice_of_the_loss(candidates: Candidates | None, operations: int, buf
     # exponentials, of which candidates need a second
     assert (four.operations.total() - one.operations.total()) / 3 <= operations
     assert (four.large - one.large) / 3 <= buffers
+
+
+@pytest.mark.parametrize(("topk", "buffers"), [(0, 1), (3, 1)])
+def test_a_slice_of_a_teachers_scores(topk: int, buffers: int) -> None:
+    head = nn.Linear(WIDTH, IDS, bias=False)
+    asked = Asked(
+        target=torch.arange(POSITIONS),
+        is_stop=torch.zeros(POSITIONS, dtype=torch.bool),
+        stop_ids=torch.tensor([3, 7]),
+        topk=topk,
+    )
+    with torch.no_grad():
+        counts = counted(lambda: scores_of_slice(head, torch.randn(POSITIONS, WIDTH), asked))
+    # The logits, written over by their exponentials
+    assert counts.large <= buffers
+    assert counts.operations.total() <= 45
+
+
+def test_tokens_that_a_teacher_reads() -> None:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=IDS, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    scorer = TokenScorer(LlamaForCausalLM(config).eval(), [0])
+    rng = np.random.default_rng(0)
+    prompt = rng.integers(1, IDS, 200)
+    spans = [
+        Span(ids=np.append(prompt, rng.integers(1, IDS, 20)), start=200, is_stop=np.zeros(20, dtype=bool))
+        for _ in range(8)
+    ]
+    read: list[int] = []
+    score_spans(scorer, spans[:2], batch_tokens=4096)  # tries once whether a prefix can be shared
+    layers = scorer.model.model.embed_tokens
+    layers.register_forward_hook(lambda module, given, out: read.append(given[0].numel()))
+    score_spans(scorer, spans, batch_tokens=4096)
+    # The prompt once, and all but the last token of 8 responses
+    assert sum(read) == 200 + 8 * 19 and len(read) == 2
 
 
 def test_a_slice_multiplies_three_times() -> None:

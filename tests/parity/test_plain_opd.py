@@ -20,7 +20,7 @@ import tiny
 from dragoman import distill
 from dragoman.api import Distillation
 from dragoman.config import StudentConfig, TeacherConfig
-from dragoman.models import TokenScorer, TokenScores, load_model
+from dragoman.models import Span, TokenScorer, TokenScores, load_model, score_spans
 from dragoman.observe import read_records
 
 STEPS, LR = 2, 1e-3
@@ -117,8 +117,7 @@ def reference(student: Path, teacher: Path, run: Path) -> tuple[list[float], dic
         rollouts = [r.rollout for r in read_records(run / "rollouts" / f"step-{step:06d}.jsonl")]
         batch = sequences([(r.context_ids, r.completion.ids) for r in rollouts])
         old = sequences_logp(rollouts)
-        with torch.no_grad():
-            wanted = expert(*batch.arguments()).logp
+        wanted = teacher_logp(expert, rollouts)
         advantage = (wanted.double() - old.double()).float()
 
         def loss(scores: TokenScores, own: slice, old: Tensor = old, advantage: Tensor = advantage) -> Tensor:
@@ -130,6 +129,23 @@ def reference(student: Path, teacher: Path, run: Path) -> tuple[list[float], dic
         optimizer.step()
         optimizer.zero_grad()
     return losses, {name: value.detach() for name, value in policy.named_parameters()}
+
+
+def teacher_logp(expert: TokenScorer, rollouts: list[Any]) -> Tensor:
+    """The teacher's log-probs in the order of `sequences`, by its own pass: another one differs in last bits
+    (`test_sharing.py` holds it against whole logits)."""
+    rows = sorted(rollouts, key=lambda r: -(len(r.context_ids) + len(r.completion)))
+    spans = [
+        Span(
+            ids=np.concatenate([r.context_ids, r.completion.ids]),
+            start=len(r.context_ids),
+            is_stop=np.isin(r.completion.ids, STOPS),
+        )
+        for r in rows
+    ]
+    return torch.from_numpy(
+        np.concatenate([one.logp for one in score_spans(expert, spans, batch_tokens=16384)])
+    )
 
 
 def sequences_logp(rollouts: list[Any]) -> Tensor:

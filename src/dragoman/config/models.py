@@ -8,6 +8,8 @@ from pydantic import Field, JsonValue
 
 from dragoman.config.section import Names, Section
 
+Quantization = Literal["bitsandbytes-int8", "bitsandbytes-nf4", "torchao-int8", "torchao-int4"]
+
 
 class LoraConfig(Section):
     """Low-rank adapters instead of full weights; leave `student.lora` out to train every weight."""
@@ -93,8 +95,16 @@ class TeacherConfig(ModelConfig):
         ge=2,
         description="Longest conversation scored, in teacher tokens; null is the model's own context.",
     )
+    quantization: Quantization | None = Field(
+        default=None,
+        description="Weights in 8 or 4 bits by one of two packages (`pip install 'dragoman[quantized]'`), on "
+        "accelerators only; null keeps them in `dtype`.",
+    )
     batch_tokens: int = Field(
-        default=16384, ge=1, description="Teacher tokens, padding included, that one scoring batch may hold."
+        default=16384,
+        ge=1,
+        description="Teacher tokens, padding and a shared beginning included, that one scoring batch may "
+        "hold; on CPU no more than 1,024 are read at once, which is faster.",
     )
     logit_slice: int | None = Field(
         default=None,

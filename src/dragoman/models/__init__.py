@@ -2,7 +2,7 @@
 
 from dragoman.models.candidates import Candidates
 from dragoman.models.fused import SliceLoss
-from dragoman.models.loading import context_length, load_model, model_size
+from dragoman.models.loading import context_length, load_model, load_teacher, model_size
 from dragoman.models.modes import evaluating
 from dragoman.models.scoring import TokenScorer
 from dragoman.models.slices import TokenScores
@@ -18,6 +18,7 @@ __all__ = [
     "context_length",
     "evaluating",
     "load_model",
+    "load_teacher",
     "model_size",
     "score_spans",
 ]

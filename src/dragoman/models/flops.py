@@ -31,5 +31,6 @@ def student_lengths(records: Sequence[Record]) -> Int64[np.ndarray, " B"]:
 
 
 def teacher_lengths(records: Sequence[Record]) -> Int64[np.ndarray, " B"]:
-    """Context and response of each rollout that the teacher was shown, in its tokens."""
+    """Context and response of each rollout that the teacher was shown, in its tokens. What several begin with
+    counts each time, though it is read once: a step's cost does not depend on who shares a batch."""
     return np.array([len(r.view.ids) for r in records if r.view is not None], np.int64)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from dragoman.assets import resolve
-from dragoman.config import LoraConfig, StudentConfig, WeightsConfig
+from dragoman.config import LoraConfig, StudentConfig, TeacherConfig, WeightsConfig
 from dragoman.errors import AssetError, UsageError
+from dragoman.models.quantized import quantization_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,8 +28,9 @@ class ModelSize:
     hidden_size: int
 
 
-def load_model(config: WeightsConfig) -> PreTrainedModel:
-    """Load the model a configuration names (folder, hub id or `assets:NAME`), in evaluation mode.
+def load_model(config: WeightsConfig, **more: Any) -> PreTrainedModel:
+    """Load the model a configuration names (folder, hub id or `assets:NAME`), in evaluation mode; `more` is
+    what else `from_pretrained` is told.
 
     Raises AssetError where weights are missing, corrupt or of another shape than the model's.
     """
@@ -43,6 +47,7 @@ def load_model(config: WeightsConfig) -> PreTrainedModel:
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
+            **more,
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise AssetError(
@@ -55,6 +60,17 @@ def load_model(config: WeightsConfig) -> PreTrainedModel:
             f"{missing[0]!r}: it would run on random numbers. Download the model again"
         )
     return model.eval()
+
+
+def load_teacher(config: TeacherConfig, *, device: torch.device) -> PreTrainedModel:
+    """Load a model that is only to score, on its device, in as many bits as it is asked for.
+
+    Raises UsageError where `teacher.quantization` needs what is not there.
+    """
+    if config.quantization is None:
+        return load_model(config).to(device)
+    how = quantization_config(config.quantization, device)
+    return load_model(config, quantization_config=how, device_map={"": device})
 
 
 def load_student(config: StudentConfig, *, device: torch.device, seed: int) -> PreTrainedModel:
@@ -107,10 +123,16 @@ def model_size(model: PreTrainedModel) -> ModelSize:
         raise UsageError(f"{type(base).__name__} does not say how many layers it has: not a text decoder?")
     embedding = base.get_input_embeddings().weight
     head = base.get_output_embeddings().weight
-    total = sum(parameter.numel() for parameter in base.parameters())
+    total = sum(_numel(parameter) for parameter in base.parameters())
     looked_up = 0 if head is embedding else embedding.numel()
     return ModelSize(
         num_parameters=total - looked_up,
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
     )
+
+
+def _numel(parameter: Tensor) -> int:
+    """Numbers that a weight stands for; bitsandbytes keeps two of 4 bits in one."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)

@@ -62,12 +62,18 @@ def centred(logits_PV: Float[Tensor, "P V"]) -> Float[Tensor, "P V"]:
     return logits_PV.sub_(top_P1)
 
 
-def masses(logits_PV: Float[Tensor, "P V"], places: Places, held: Held | None) -> Masses:
-    """The masses, with gradients to the logits where these have them."""
+def masses(
+    logits_PV: Float[Tensor, "P V"], places: Places, held: Held | None, *, spent: bool = False
+) -> Masses:
+    """The masses, with gradients to the logits where these have them. Logits that are `spent` are not needed
+    behind it; without gradients and held tokens they are written over, which saves a buffer of their size."""
     if torch.is_grad_enabled() and logits_PV.requires_grad:
         own = held if held is not None else (None, None, None)
         found = _Masses.apply(logits_PV, places.row, places.column, *own)  # type: ignore[no-untyped-call]
         return Masses(*found)
+    if spent and held is None:
+        picked_K = logits_PV[places.row, places.column]
+        return Masses(logits_PV.exp_().sum(-1).log_(), picked_K)
     return read(logits_PV, places, held)
 
 

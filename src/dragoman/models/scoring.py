@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -24,7 +24,7 @@ from dragoman.models.masses import centred, masses
 from dragoman.models.slices import Asked, TokenScores, prepare, scores
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import Cache, PreTrainedModel
 
 SLICE_VALUES = {"cpu": 2**24}
 """Logits that exist at once where `logit_slice` is not set: 64 MB in float32, which a matrix product on CPU
@@ -77,25 +77,29 @@ class TokenScorer(nn.Module):
         loss: SliceLoss | None = None,
         unit_of: Int[Tensor, " N"] | None = None,
         position_ids: Int[Tensor, "B L"] | None = None,
+        cache: Cache | None = None,
     ) -> TokenScores | Float[Tensor, ""]:
         """Score target n by what the model predicts after position `[row[n], column[n]]`.
 
         Sequences are padded on the right; or several lie in a row, which `position_ids` tells apart
-        (`dragoman.models.packing`). Gradients flow through `logp`, `candidate_logp`, `rest_logp` and
+        (`dragoman.models.packing`). With a `cache` they go on behind what it holds, and are added to it; no
+        mask is read then. Gradients flow through `logp`, `candidate_logp`, `rest_logp` and
         `sorted_logp` only; reductions in float32. With a `loss`, the answer is its sum over slices of tokens
         in place of the scores; no slice ends within a unit (tokens of the same `unit_of`, but -1).
         """
         base = causal_lm(self.model)
-        # A mask for each row would hide that there are several sequences in it.
-        asked_of_model = (
-            {"attention_mask": attention_mask} if position_ids is None else {"position_ids": position_ids}
-        )
+        asked_of_model: dict[str, Any] = {"attention_mask": attention_mask, "use_cache": False}
+        if position_ids is not None:
+            # A mask for each row would hide that there are several sequences in it.
+            asked_of_model = {"position_ids": position_ids, "use_cache": False}
+        if cache is not None:
+            asked_of_model = {"past_key_values": cache, "use_cache": True}
         if self.has_plain_head:
             backbone = getattr(base, base.base_model_prefix)
-            states = backbone(input_ids=input_ids, use_cache=False, **asked_of_model)
+            states = backbone(input_ids=input_ids, **asked_of_model)
             inputs, head = states.last_hidden_state[row, column], base.get_output_embeddings()
         else:
-            states = base(input_ids=input_ids, use_cache=False, **asked_of_model)
+            states = base(input_ids=input_ids, **asked_of_model)
             inputs, head = states.logits[row, column], nn.Identity()
         slices = _slices(len(target), self.logit_slice, unit_of)
         asked = self._asked(target, is_stop, candidates, num_sorted, slices)
@@ -164,7 +168,7 @@ def scores_of_slice(head: nn.Module, inputs: Float[Tensor, "P D"], asked: Asked)
     logits_PV = logits_PV if logits_PV.dtype == torch.float64 else logits_PV.float()
     logits_PV = centred(logits_PV)
     of = prepare(logits_PV, asked)
-    found = masses(logits_PV, of.places, of.held)
+    found = masses(logits_PV, of.places, of.held, spent=not asked.full)
     result = scores(of, found)
     if asked.full:
         result = result._replace(full_logp=(logits_PV - found.total[:, None]).detach())

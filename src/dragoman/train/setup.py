@@ -19,7 +19,7 @@ from dragoman.data import load_prompts
 from dragoman.errors import UsageError
 from dragoman.evaluate import ForwardKL
 from dragoman.methods import Method, Signal, Sorts, Supervise, Writer, get_method
-from dragoman.models import TokenScorer, load_model
+from dragoman.models import TokenScorer, load_teacher
 from dragoman.models.loading import causal_lm, load_student
 from dragoman.models.packing import packing_of
 from dragoman.models.settings import use_settings
@@ -90,7 +90,7 @@ def build_session(
     _check_share(config, accelerator.num_processes)
     model = load_student(config.student, device=accelerator.device, seed=config.run.seed)
     teacher = InProcessTeacher(
-        load_model(config.teacher).to(accelerator.device),
+        load_teacher(config.teacher, device=accelerator.device),
         teacher_side,
         config.teacher,
         student,
