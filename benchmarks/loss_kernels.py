@@ -37,8 +37,8 @@ from dragoman.config import MethodConfig
 from dragoman.models import Candidates, TokenScores
 from dragoman.models.candidates import pieces
 from dragoman.models.fused import fused_loss
-from dragoman.models.scoring import SLICE_VALUES, scores_of_slice
-from dragoman.models.slices import Asked
+from dragoman.models.scoring import LEAST_SLICE, SLICE_VALUES
+from dragoman.models.slices import Asked, scores_of_slice
 from dragoman.objective import Scored, ScoredRows, row_divergence
 from dragoman.observe.environment import describe_environment
 
@@ -105,7 +105,7 @@ def make_problem(positions: int, num_ids: int, width: int) -> Problem:
         credit=torch.randn(positions, generator=generator),
         candidates=Candidates(torch.arange(positions).repeat_interleave(CANDIDATES), ids.reshape(-1)),
         teacher=teacher,
-        slice_size=max(16, SLICE_VALUES["cpu"] // num_ids),
+        slice_size=max(LEAST_SLICE, SLICE_VALUES["cpu"] // num_ids),
     )
 
 

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from dragoman.models import Candidates, TokenScores
 from dragoman.models.candidates import pieces
 from dragoman.models.fused import fused_loss
-from dragoman.models.scoring import _slices, is_fusible
-from dragoman.models.slices import Asked
+from dragoman.models.heads import is_fusible
+from dragoman.models.scoring import _slices
+from dragoman.models.masses import pull_back, read
+from dragoman.models.slices import Asked, prepare
 
 NUM, WIDTH, IDS = 11, 8, 61
 STOPS = torch.tensor([3, 7])
@@ -72,6 +74,14 @@ def divergence(scores: TokenScores, tokens: slice) -> Tensor:
     return inside + (scores.rest_logp * scores.rest_logp.exp()).sum() + credit(scores, tokens)
 
 
+def uncertainty(scores: TokenScores, tokens: slice) -> Tensor:
+    """Of entropy, with everything else."""
+    assert scores.entropy is not None
+    factor = torch.linspace(-1.0, 2.0, NUM)[tokens].to(scores.logp)
+    inside = 0.0 if scores.rest_logp is None else divergence(scores, tokens)
+    return (factor * scores.entropy.square()).sum() + inside
+
+
 def ranks(scores: TokenScores, tokens: slice) -> Tensor:
     assert scores.sorted_logp is not None
     factor = torch.tensor([3.0, -1.0, 0.5], dtype=scores.logp.dtype)
@@ -83,6 +93,8 @@ LOSSES: dict[str, tuple[Callable[[TokenScores, slice], Tensor], Asked]] = {
     "rows": (divergence, asked(weighted_sets())),
     "single tokens": (divergence, asked(Candidates(torch.arange(NUM), torch.arange(30, 30 + NUM)))),
     "sorted": (ranks, asked(num_sorted=3)),
+    "entropy": (uncertainty, replace(asked(), entropy=True)),
+    "entropy and rows": (uncertainty, replace(asked(weighted_sets()), entropy=True)),
 }
 
 
@@ -93,7 +105,7 @@ def dense_scores(logits: Tensor, of: Asked) -> TokenScores:
     merged = law * (~torch.isin(torch.arange(IDS), STOPS)) + stop[:, None] * (torch.arange(IDS) == STOPS[0])
     chosen = torch.where(of.is_stop, stop, law[torch.arange(NUM), of.target])
     none = torch.zeros(NUM, 0)
-    found = TokenScores(chosen.log(), none.long(), none, stop.log())
+    found = TokenScores(chosen.log(), none.long(), none, stop.log(), -torch.xlogy(law, law).sum(-1))
     if of.candidates is not None:
         own = of.candidates
         weight = torch.ones(len(own.ids)) if own.log_weight is None else own.log_weight.exp()
@@ -241,6 +253,52 @@ def test_a_second_backward_pass_is_refused() -> None:
     value.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="make the loss again"):
         value.backward()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_the_gradient_of_the_head_in_place(times: int) -> None:
+    at, other = case(bias=True), case(bias=True)
+    loss, of = LOSSES["rows"]
+    slices = _slices(NUM, 4, None)
+    for _ in range(times):
+        kept = at.head.weight.grad
+        inputs = at.inputs.detach().requires_grad_()
+        fused_loss(inputs, at.head, slices, cut(of, slices), loss, scale=2.5, in_place=True).backward()
+        assert kept is None or kept is at.head.weight.grad  # no second tensor of its size
+        (2.5 * run("rows", other, 4)).backward()
+    for name, values in other.head.named_parameters():
+        torch.testing.assert_close(getattr(at.head, name).grad, values.grad)
+    torch.testing.assert_close(inputs.grad, other.inputs.grad / times)
+
+
+def test_a_gradient_in_place_is_final() -> None:
+    at = case()
+    slices = _slices(NUM, 4, None)
+    value = fused_loss(at.inputs, at.head, slices, cut(asked(), slices), credit, in_place=True)
+    with pytest.raises(RuntimeError, match="as `scale`"):
+        (2.0 * value).backward()
+
+
+def test_a_weight_with_hooks_is_told_of_its_gradient() -> None:
+    at, told = case(), []
+    at.head.weight.register_post_accumulate_grad_hook(lambda weight: told.append(weight.grad is not None))
+    slices = _slices(NUM, 4, None)
+    (2.0 * fused_loss(at.inputs, at.head, slices, cut(asked(), slices), credit, in_place=True)).backward()
+    assert told == [True]
+
+
+def test_what_is_between_the_products_compiles() -> None:
+    # In one graph; what it becomes is the compiler's business
+    logits = torch.randn(NUM, IDS, generator=torch.Generator().manual_seed(1)) * 3.0
+    logits -= logits.amax(-1, keepdim=True)
+    of = prepare(logits, LOSSES["entropy and rows"][1])
+
+    def both(values: Tensor) -> Tensor:
+        found, behind = read(values.clone(), of.wanted)
+        return pull_back(behind, of.wanted, found, found)
+
+    compiled = torch.compile(both, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(logits), both(logits))
 
 
 def test_a_loss_without_gradient() -> None:

@@ -181,6 +181,7 @@ def _scorer(
         student.tokenization.stop_ids,
         logit_slice=config.train.logit_slice,
         sorted_ids=None if ids is None else ids.tolist(),
+        loss_impl=config.train.loss_impl,
     )
     if not scorer.has_plain_head:
         logger.warning(
