@@ -1,19 +1,27 @@
 """What a loss on the output head costs: in one pass over slices, against the plain form on whole logits.
 
     python benchmarks/loss_kernels.py --json benchmarks/results/loss_kernels.json
+    python benchmarks/loss_kernels.py --growth --plot FILE
     python benchmarks/loss_kernels.py --shape 4096x512 --positions 64 --repeats 1
 
 For every shape (vocabulary x hidden size) and loss, the forms take turns in one process; reported are medians
 of the seconds and of the peak memory of value and gradients (hidden states and head), and ratios to the plain
-form. A frozen head (as under adapters) has no gradient; that of a trained one is as large as the head, in
-every form. Forms:
+form. Heads:
+
+* `trained`: its gradient, as large as the head, is made, and part of the memory of every form.
+* `added`: there is a gradient already, as in every micro-batch of a step but the first. One turn: for memory.
+* `frozen`: it has no gradient, as under adapters.
+
+Forms:
 
 * `plain`: `log_softmax(hidden @ head.T)` and the loss on it, by automatic differentiation.
 * `recomputed`: slices whose logits are made again in the backward pass (what heads get that are no matrix).
-* `fused`: `dragoman.models.fused`, the gradients of a slice's logits made where these exist.
+* `fused`: `dragoman.models.fused`, as in training: gradients of a slice's logits are made where these exist, and
+  that of the head is added in place.
 
 Losses: `credit`, a sum over selected log-probs; `rows`, the reverse KL divergence to rows of 32 candidates
-and what is outside them. Each row says how far values and gradients are off those of the first form.
+and what is outside them; `entropy`, credit and the distribution's entropy. Each row says how far values and
+gradients are off those of the first form. With `--growth`, credit over positions and vocabulary.
 """
 
 from __future__ import annotations
@@ -29,6 +37,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+from growth_plot import plot_growth
 from memory import peak_of
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -43,6 +52,12 @@ from dragoman.objective import Scored, ScoredRows, row_divergence
 from dragoman.observe.environment import describe_environment
 
 CANDIDATES = 32
+HEADS = ("trained", "added", "frozen")
+GROWTH = {
+    "positions": [(n, 32768, 512) for n in (256, 1024, 4096, 8192)],
+    "vocabulary": [(512, 2**k, 512) for k in (10, 12, 14, 16, 18)],
+}
+"""Positions, vocabulary and hidden size."""
 SETTINGS = MethodConfig(divergence="reverse")
 
 
@@ -63,28 +78,45 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--shape", nargs="+", default=["151936x1024", "262144x640"], metavar="VxD")
     parser.add_argument("--positions", type=int, nargs="+", default=[2048])
-    parser.add_argument("--heads", nargs="+", choices=("trained", "frozen"), default=["trained", "frozen"])
-    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=["credit", "rows"])
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=["plain", "fused"])
     parser.add_argument("--repeats", type=int, default=5, help="turns of each form")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--growth", action="store_true", help="only growth with positions and vocabulary")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="growth as SVG, with --growth")
     args = parser.parse_args(argv)
+    if args.plot and not args.growth:
+        parser.error("--plot draws growth: give --growth with it")
     torch.set_num_threads(args.threads)
+    result: dict[str, Any] = {"environment": describe_environment(), "threads": args.threads}
+    if args.growth:
+        result["growth"] = growth(args.forms, args.repeats)
+        if args.plot:
+            plot_growth(args.plot, peaks_by_size(result["growth"]), "peak memory, MB")
+    else:
+        result |= {"repeats": args.repeats, "rows": compare(args)}
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """All heads and losses of all shapes, each shown when it is there."""
     rows = []
     for shape in args.shape:
         num_ids, width = map(int, shape.split("x"))
         for positions in args.positions:
             problem = make_problem(positions, num_ids, width)
+            run(problem, args.losses[0], "fused")  # libraries make what they keep
             for head in args.heads:
-                problem.head.weight.requires_grad_(head == "trained")
+                problem.head.weight.requires_grad_(head != "frozen")
                 for loss in args.losses:
-                    rows.append(measure(problem, loss, args.forms, args.repeats) | {"head": head})
+                    turns = 1 if head == "added" else args.repeats
+                    rows.append(measure(problem, loss, args.forms, turns, head))
                     show(rows[-1])
-    if args.json:
-        result = {"environment": describe_environment(), "threads": args.threads, "repeats": args.repeats}
-        args.json.write_text(json.dumps(result | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return rows
 
 
 def make_problem(positions: int, num_ids: int, width: int) -> Problem:
@@ -148,11 +180,22 @@ class Loss(NamedTuple):
     of_slice: Callable[[Problem, TokenScores, slice], Tensor]
     plain: Callable[[Problem, Tensor], Tensor]
     has_rows: bool
+    has_entropy: bool = False
+
+
+def entropy_of_slice(problem: Problem, scores: TokenScores, tokens: slice) -> Tensor:
+    assert scores.entropy is not None
+    return credit_of_slice(problem, scores, tokens) - 0.1 * scores.entropy.sum()
+
+
+def entropy_plain(problem: Problem, logp: Tensor) -> Tensor:
+    return credit_plain(problem, logp) + 0.1 * (logp.exp() * logp).sum()
 
 
 LOSSES = {
     "credit": Loss(credit_of_slice, credit_plain, False),
     "rows": Loss(rows_of_slice, rows_plain, True),
+    "entropy": Loss(entropy_of_slice, entropy_plain, False, True),
 }
 
 
@@ -174,9 +217,11 @@ def recomputed(problem: Problem, loss: Loss) -> Tensor:
 
 def fused(problem: Problem, loss: Loss) -> Tensor:
     slices, asked = parts(problem, loss)
-    return fused_loss(
-        problem.hidden, problem.head, slices, asked, lambda scores, own: loss.of_slice(problem, scores, own)
-    )
+
+    def of_slice(scores: TokenScores, own: slice) -> Tensor:
+        return loss.of_slice(problem, scores, own)
+
+    return fused_loss(problem.hidden, problem.head, slices, asked, of_slice, in_place=True)
 
 
 def parts(problem: Problem, loss: Loss) -> tuple[list[slice], list[Asked]]:
@@ -187,7 +232,13 @@ def parts(problem: Problem, loss: Loss) -> tuple[list[slice], list[Asked]]:
     nothing = torch.zeros(len(problem.hidden), dtype=torch.bool)
     stops = torch.zeros(0, dtype=torch.long)
     return slices, [
-        Asked(target=problem.target[piece], is_stop=nothing[piece], stop_ids=stops, candidates=some)
+        Asked(
+            target=problem.target[piece],
+            is_stop=nothing[piece],
+            stop_ids=stops,
+            candidates=some,
+            entropy=loss.has_entropy,
+        )
         for piece, some in zip(slices, own, strict=True)
     ]
 
@@ -199,25 +250,28 @@ FORMS: dict[str, Callable[[Problem, Loss], Tensor]] = {
 }
 
 
-def measure(problem: Problem, name: str, forms: list[str], repeats: int) -> dict[str, Any]:
+def measure(problem: Problem, name: str, forms: list[str], repeats: int, head: str) -> dict[str, Any]:
     """Medians over turns, who begins changing each time."""
+    weight = problem.head.weight
     seconds: dict[str, list[float]] = {form: [] for form in forms}
     peaks: dict[str, list[int]] = {form: [] for form in forms}
     values: dict[str, float] = {}
     gradients: dict[str, Tensor] = {}
     for turn in range(repeats):
         for form in forms[turn % len(forms) :] + forms[: turn % len(forms)]:
-            problem.hidden.grad = problem.head.weight.grad = None
+            problem.hidden.grad = None
+            weight.grad = torch.zeros_like(weight) if head == "added" else None
             peaks[form].append(peak_of(lambda form=form: timed(problem, name, form, values, seconds[form])))
             if turn == 0:
                 gradients[form] = gradient(problem)
-    problem.hidden.grad = problem.head.weight.grad = None
+    problem.hidden.grad = weight.grad = None
     gc.collect()
     first = forms[0]
     largest = gradients[first].abs().max()
     found = {
         form: {
             "seconds": median(seconds[form]),
+            "spread": [min(seconds[form]), max(seconds[form])],
             "peak_bytes": int(median(peaks[form])),
             "time_ratio": median(seconds[form]) / median(seconds[first]),
             "memory_ratio": median(peaks[form]) / median(peaks[first]),
@@ -231,9 +285,38 @@ def measure(problem: Problem, name: str, forms: list[str], repeats: int) -> dict
         "hidden": problem.head.in_features,
         "positions": len(problem.hidden),
         "loss": name,
+        "head": head,
+        "head_bytes": weight.nbytes,
+        "turns": repeats,
         "slice": problem.slice_size,
         "forms": found,
     }
+
+
+def growth(forms: list[str], repeats: int) -> list[dict[str, Any]]:
+    """Seconds and memory of credit on a trained head, over positions and over vocabulary."""
+    found = []
+    for axis, sizes in GROWTH.items():
+        for positions, num_ids, width in sizes:
+            problem = make_problem(positions, num_ids, width)
+            row = measure(problem, "credit", forms, repeats, "trained")
+            show(row)
+            size = {"positions": positions, "vocabulary": num_ids}[axis]
+            for form, values in row["forms"].items():
+                found.append(
+                    {"axis": axis, "size": size, "form": form}
+                    | {key: values[key] for key in ("seconds", "peak_bytes")}
+                )
+    return found
+
+
+def peaks_by_size(found: list[dict[str, Any]]) -> dict[str, dict[str, dict[int, float]]]:
+    """What is plotted of growth: MB by axis, form and size."""
+    panels: dict[str, dict[str, dict[int, float]]] = {}
+    for one in found:
+        sides = panels.setdefault(one["axis"], {})
+        sides.setdefault(one["form"], {})[one["size"]] = one["peak_bytes"] / 2**20
+    return panels
 
 
 def run(problem: Problem, name: str, form: str) -> float:
@@ -260,7 +343,7 @@ def gradient(problem: Problem) -> Tensor:
 def show(row: dict[str, Any]) -> None:
     print(
         f"vocabulary {row['vocabulary']:,}, hidden {row['hidden']}, {row['positions']:,} positions, "
-        f"{row['loss']}, {row['head']} head"
+        f"{row['loss']}, {row['head']} head ({row['head_bytes'] / 2**20:.0f} MB), {row['turns']} turns"
     )
     for form, found in row["forms"].items():
         print(

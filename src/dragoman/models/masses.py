@@ -30,6 +30,9 @@ from torch.autograd.function import once_differentiable
 PART_VALUES = 2**22
 """Values of a slice that are worked on at once where a second buffer is needed."""
 
+DEEP = -60.0
+"""Nats below the likeliest token from where on a float32 loses digits of a mass."""
+
 
 class Places(NamedTuple):
     """Entries of a slice of logits."""
@@ -104,13 +107,20 @@ def read(logits_PV: Float[Tensor, "P V"], wanted: Wanted) -> tuple[Masses, Expon
         sum_P, rest_P = logits_PV.exp_().sum(-1), None
         behind = Exponentials(logits_PV)
     else:
-        sum_P = torch.cat([logits_PV[part].exp().sum(-1) for part in _parts(logits_PV)])
-        # `rest` is the scale on which what is outside can be told from 0; held tokens may be far above it.
         whole_F = logits_PV[held.row, held.column]
         logits_PV.index_put_((held.row, held.column), whole_F + held.log_free)
-        base_P = logits_PV.amax(-1)
-        base_P.masked_fill_(torch.isneginf(base_P), 0.0)
-        rest_P = logits_PV.sub_(base_P[:, None]).exp_().sum(-1).log_().add_(base_P)
+        outside_P = logits_PV.amax(-1)
+        logits_PV.index_put_((held.row, held.column), whole_F)
+        # Where held tokens are far above all others, these are small numbers only on a scale of their own.
+        is_deep_P = (outside_P < DEEP) & ~torch.isneginf(outside_P)
+        base_P = torch.where(is_deep_P, outside_P, 0.0)
+        (deep,) = is_deep_P.nonzero(as_tuple=True)
+        deep_RV = logits_PV[deep]
+        sum_P = logits_PV.exp_().sum(-1)
+        logits_PV[deep] = deep_RV.sub_(base_P[deep, None]).exp_()
+        free_F = (whole_F + held.log_free - base_P[held.row]).exp()
+        logits_PV.index_put_((held.row, held.column), free_F)
+        rest_P = logits_PV.sum(-1).log_().add_(base_P)
         behind = Exponentials(logits_PV, base_P, whole_F)
     total_P = sum_P.log()
     entropy_P = None if expected_P is None else total_P - expected_P / sum_P

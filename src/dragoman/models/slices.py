@@ -77,7 +77,8 @@ def prepare(logits_PV: Float[Tensor, "P V"], asked: Asked) -> Slice:
     best_PR = _best(logits_PV, asked)
     rows.append(position.repeat_interleave(best_PR.shape[1]))
     columns.append(best_PR.reshape(-1))
-    topk = logits_PV.topk(asked.topk, dim=-1)
+    # The likeliest 0 would cost as much as the likeliest one.
+    topk_PK, topk_ids_PK = (logits_PV if asked.topk else logits_PV[:, :0]).topk(asked.topk)
     return Slice(
         asked=asked,
         wanted=Wanted(
@@ -87,8 +88,8 @@ def prepare(logits_PV: Float[Tensor, "P V"], asked: Asked) -> Slice:
         ),
         sizes=[len(part) for part in rows],
         missing=asked.num_sorted - best_PR.shape[1],
-        topk_ids=topk.indices,
-        topk=topk.values,
+        topk_ids=topk_ids_PK,
+        topk=topk_PK,
     )
 
 

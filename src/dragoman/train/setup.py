@@ -29,7 +29,7 @@ from dragoman.rollout import RecordedEngine, ReplayEngine, Sampler, Sampling, St
 from dragoman.rollout.engine import RolloutEngine
 from dragoman.teach import InProcessTeacher, check_reference, in_process_caps, load_reference
 from dragoman.text.pair import PairTables
-from dragoman.train.checks import checked_method
+from dragoman.train.checks import check_whole_weights, checked_method
 from dragoman.train.optimise import Updater, make_optimizer, sum_over_processes
 from dragoman.train.threads import Threads
 from dragoman.types import Prompt, TeacherLevel
@@ -87,6 +87,7 @@ def build_session(
     if is_gated(method):
         _check_mapping(config, student, teacher_side, prompts)
     accelerator = _accelerator(config, run_path)
+    check_whole_weights(accelerator)
     _check_share(config, accelerator.num_processes)
     model = load_student(config.student, device=accelerator.device, seed=config.run.seed)
     teacher = InProcessTeacher(
