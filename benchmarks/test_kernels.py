@@ -7,7 +7,8 @@ from pathlib import Path
 
 import loss_kernels
 import pytest
-from loss_kernels import FORMS, main
+from loss_forms import FORMS
+from loss_kernels import main
 
 
 @pytest.mark.parametrize("losses", [["credit"], ["rows"], ["entropy"]])

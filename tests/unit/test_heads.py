@@ -25,7 +25,7 @@ def test_deepspeed() -> None:
     head = nn.Linear(4, 10)
     head.weight = nn.Parameter(torch.zeros(0))
     head.weight.ds_id = 3  # type: ignore[attr-defined]
-    with pytest.raises(TrainingError, match="ZeRO-3, of which 0 numbers.*all 10 rows.*whole weights"):
+    with pytest.raises(TrainingError, match=r"ZeRO-3, of which 0 numbers.*all 10 rows.*whole weights"):
         check_head(head, 10)
 
 

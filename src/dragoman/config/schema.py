@@ -206,8 +206,8 @@ class TrainConfig(Section):
     loss_impl: Literal["auto", "torch", "cce", "liger"] = Field(
         default="auto",
         description="What makes the loss of an output head: `torch`, head and loss in one pass; on GPUs "
-        "selected log-probs by the kernels of `cce` (cut-cross-entropy) or `liger`, where the loss reads nothing "
-        "else, with `torch` and a line in the log where they do not fit. `auto` is `torch`.",
+        "selected log-probs by the kernels of `cce` (cut-cross-entropy) or `liger`, where the loss reads "
+        "nothing else, and where they do not fit `torch` with a line in the log. `auto` is `torch`.",
     )
 
     def batch_tokens(self, device_type: str) -> int:

@@ -73,9 +73,7 @@ def fused_loss(
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, inputs_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, plan: _Plan
-    ) -> Tensor:
+    def forward(ctx: Any, inputs_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, plan: _Plan) -> Tensor:
         product_dtype = _product_dtype(inputs_ND)
         cast_VD = weight_VD.to(product_dtype)
         wide = torch.promote_types(weight_VD.dtype, torch.float32)
@@ -116,8 +114,8 @@ class _FusedLoss(torch.autograd.Function):
             raise RuntimeError("a fused loss can be run backward once; make the loss again")
         if ctx.is_final and float(grad) != 1.0:
             raise RuntimeError(
-                f"a fused loss was multiplied by {float(grad)} after the gradient of its head had been added in "
-                "place; give the factor as `scale`, or make the loss without `in_place`"
+                f"a fused loss was multiplied by {float(grad)} after the gradient of its head had been "
+                "added in place; give the factor as `scale`, or make the loss without `in_place`"
             )
         scaled = [
             None if values is None else values.mul_(grad).to(dtype)
@@ -150,7 +148,7 @@ def _slice_gradient(
 
 def _takes_gradient(weight: Tensor) -> bool:
     """Whether `grad` of a weight can be written to without anybody being told."""
-    hooks = (weight._backward_hooks, weight._post_accumulate_grad_hooks)  # type: ignore[attr-defined]
+    hooks = (weight._backward_hooks, weight._post_accumulate_grad_hooks)
     return weight.requires_grad and weight.is_leaf and not any(hooks) and weight.dtype in _WIDE
 
 

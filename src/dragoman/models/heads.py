@@ -24,9 +24,9 @@ def is_fusible(head: nn.Module) -> bool:
 def check_head(head: nn.Module, num_ids: int) -> None:
     """Raise TrainingError for a head that is in parts on several processes: a part has another normaliser.
 
-    `num_ids` are the rows that the whole head has. What is refused are weights of DeepSpeed's third stage (empty,
-    or with a `ds_id`), flat parameters of FSDP's first version (no parameter of two dimensions), DTensors that
-    are not replicated (FSDP's second version, tensor parallelism), and rows of a part of the vocabulary.
+    `num_ids` are the rows that the whole head has. Refused are weights of DeepSpeed's third stage (with a
+    `ds_id`), flat parameters of FSDP's first version, DTensors that are not replicated (FSDP's second
+    version, tensor parallelism), and rows of a part of the vocabulary.
     """
     weight = getattr(head, "weight", None)
     if not isinstance(weight, Tensor):  # a head around another, such as an adapter
@@ -35,9 +35,9 @@ def check_head(head: nn.Module, num_ids: int) -> None:
     if found is not None:
         raise TrainingError(
             f"the output head has {found}; expected all {num_ids} rows of it in this process. The loss is "
-            "normalised over the whole vocabulary, and head and backbone are called one by one, so that nobody "
-            "would gather the parts. Train with whole weights on every process (accelerate without FSDP, "
-            "DeepSpeed's third stage or a tensor-parallel plan), and adapters (student.lora) if memory is short"
+            "normalised over the whole vocabulary, and head and backbone are called one by one, so that "
+            "nobody would gather the parts. Train with whole weights on every process (accelerate without "
+            "FSDP, DeepSpeed or a tensor-parallel plan), and adapters (student.lora) if memory is short"
         )
 
 

@@ -1,10 +1,10 @@
 """Kernels of other libraries in place of the fused loss, where they can express what is asked.
 
-Cut cross-entropy (Wijmans et al. 2024, arXiv 2411.09009) and Liger (Hsu et al. 2024, arXiv 2410.10989) give the
-negative log-prob of one token a position without its logits, and take a gradient by position, in Triton on GPUs.
-They know no sets, ranks, masses of candidates or entropy; stops that are several tokens are scored by
-`scores_of_slice`. Where a kernel does not fit, the loss is made by `dragoman.models.fused`, and the reason is
-logged once.
+Cut cross-entropy (Wijmans et al. 2024, arXiv 2411.09009) and Liger (Hsu et al. 2024, arXiv 2410.10989) give
+the negative log-prob of one token a position without its logits, and take a gradient by position, in Triton
+on GPUs. They know no sets, ranks, masses of candidates or entropy; stops that are several tokens are scored
+by `scores_of_slice`. Where a kernel does not fit, the loss is made by `dragoman.models.fused`, and the reason
+is logged once.
 """
 
 from __future__ import annotations

@@ -7,14 +7,14 @@ Whatever a score says of P positions with V logits each comes from four kinds of
     entropy_P = total_P - sum of exp(l_P - total_P) l_P            of the distribution
     picked_K  = l[row_K, column_K]                                 single logits
 
-`free` is 1 but for the few tokens that a row's candidates hold. Their gradient is, with g for theirs and p for
-exp(l - total),
+`free` is 1 but for the few tokens that a row's candidates hold. Their gradient is, with g for theirs and
+s for exp(l - total),
 
-    dl[p, v] = g_total p + g_rest free exp(l - rest) - g_entropy p (log p + entropy) + sum of g_picked of [p, v]
+    dl[p, v] = g_total s + g_rest free exp(l - rest) - g_entropy s (log s + entropy) + g_picked of [p, v]
 
-The logits are exponentiated in their place, and the gradient is written over these exponentials: a slice costs
-one buffer of its size, forward and backward. All is said of centred logits, the largest of a position 0:
-differences of masses keep their last digits then.
+The logits are exponentiated in their place, and the gradient is written over these exponentials: a slice
+costs one buffer of its size, forward and backward. All is said of centred logits, the largest of a position 0, so that
+differences of masses keep their last digits.
 """
 
 from __future__ import annotations

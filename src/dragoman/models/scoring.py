@@ -41,8 +41,8 @@ class TokenScorer(nn.Module):
     A stop target has the probability of the whole stop set. As a module it is what Accelerate wraps.
     `sorted_ids` are the tokens whose log-probs are sorted where `num_sorted` is asked for; None is all.
     `logit_slice` is the number of positions whose logits exist at once; None fits it to the vocabulary.
-    `loss_impl` names the kernel of a loss (`train.loss_impl`). Raises TrainingError for a head that is in parts
-    on several processes.
+    `loss_impl` names the kernel of a loss (`train.loss_impl`). Raises TrainingError for a head that is
+    in parts on several processes.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class TokenScorer(nn.Module):
         """Score target n by what the model predicts after position `[row[n], column[n]]`.
 
         Sequences are padded on the right; or several lie in a row, which `position_ids` tells apart
-        (`dragoman.models.packing`). Gradients flow through `logp`, `candidate_logp`, `rest_logp` and
-        `sorted_logp` only; reductions in float32. With a `loss`, the answer is its sum over slices of tokens
+        (`dragoman.models.packing`). Gradients flow through `logp`, `entropy`, `candidate_logp`, `rest_logp`
+        and `sorted_logp` only; reductions in float32. With a `loss`, the answer is its sum over slices of tokens
         in place of the scores, times `scale`; no slice ends within a unit (tokens of the same `unit_of`, but
         -1). With `in_place` the head's gradient may be added to it at once (`fused_loss`).
         """

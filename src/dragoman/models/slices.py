@@ -17,9 +17,9 @@ class TokenScores(NamedTuple):
     """Of N tokens: log-prob, and of the distribution it comes from the most likely tokens and the log of the
     stop set's mass (-inf for an empty set); nats, float32.
 
-    Where they were asked for: the entropy (nats); the log mass of each candidate, that outside a token's candidates
+    Where they were asked for: the entropy; the log mass of each candidate, that outside a token's candidates
     (0 where it has none, -inf where nothing is left), and the R largest log-probs of
-    `TokenScorer.sorted_ids`.
+    `TokenScorer.sorted_ids`. All of these and `logp` have gradients.
     """
 
     logp: Float[Tensor, " N"]
@@ -131,7 +131,9 @@ def scores_of_slice(head: nn.Module, inputs: Float[Tensor, "P D"], asked: Asked)
     full_PV = logits_PV.detach().clone() if asked.full else None
     found = masses(logits_PV, of.wanted)
     result = scores(of, found)
-    return result if full_PV is None else result._replace(full_logp=full_PV.sub_(found.total.detach()[:, None]))
+    return (
+        result if full_PV is None else result._replace(full_logp=full_PV.sub_(found.total.detach()[:, None]))
+    )
 
 
 def _merged(

@@ -45,8 +45,8 @@ def check_whole_weights(accelerator: Accelerator) -> None:
     kind = accelerator.distributed_type.value
     if kind in _DIVIDED:
         raise UsageError(
-            f"Accelerate was told to divide weights among processes ({kind}); expected replicas, each with all "
-            "weights (accelerate launch --multi_gpu, or torchrun). The student also samples and scores between "
-            "updates, outside of what gathers divided weights, and its loss is normalised over the whole "
-            "vocabulary. Use adapters (student.lora) or train.mixed_precision 'bf16' if memory is short"
+            f"Accelerate was told to divide weights among processes ({kind}); expected replicas, each with "
+            "all weights (accelerate launch --multi_gpu, or torchrun). The student also samples and scores "
+            "between updates, outside of what gathers divided weights, and its loss is normalised over the "
+            "whole vocabulary. Use adapters (student.lora) or train.mixed_precision 'bf16' if memory is short"
         )

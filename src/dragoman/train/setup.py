@@ -87,7 +87,6 @@ def build_session(
     if is_gated(method):
         _check_mapping(config, student, teacher_side, prompts)
     accelerator = _accelerator(config, run_path)
-    check_whole_weights(accelerator)
     _check_share(config, accelerator.num_processes)
     model = load_student(config.student, device=accelerator.device, seed=config.run.seed)
     teacher = InProcessTeacher(
@@ -148,7 +147,7 @@ def _check_mapping(config: Config, student: Renderer, teacher: Renderer, prompts
 
 def _accelerator(config: Config, run_path: Path) -> Accelerator:
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),
             mixed_precision=config.train.mixed_precision,
             log_with=list(config.run.trackers) or None,
@@ -159,6 +158,8 @@ def _accelerator(config: Config, run_path: Path) -> Accelerator:
             f"Accelerate refuses run.trackers={list(config.run.trackers)} or "
             f"train.mixed_precision={config.train.mixed_precision}: {error}"
         ) from error
+    check_whole_weights(accelerator)
+    return accelerator
 
 
 def _check_share(config: Config, processes: int) -> None:
