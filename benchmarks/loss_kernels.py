@@ -1,19 +1,27 @@
 """What a loss on the output head costs: in one pass over slices, against the plain form on whole logits.
 
     python benchmarks/loss_kernels.py --json benchmarks/results/loss_kernels.json
+    python benchmarks/loss_kernels.py --growth --plot FILE
     python benchmarks/loss_kernels.py --shape 4096x512 --positions 64 --repeats 1
 
 For every shape (vocabulary x hidden size) and loss, the forms take turns in one process; reported are medians
 of the seconds and of the peak memory of value and gradients (hidden states and head), and ratios to the plain
-form. A frozen head (as under adapters) has no gradient; that of a trained one is as large as the head, in
-every form. Forms:
+form. Heads:
+
+* `trained`: its gradient, as large as the head, is made, and part of the memory of every form.
+* `added`: there is a gradient already, as in every micro-batch of a step but the first. One turn: for memory.
+* `frozen`: it has no gradient, as under adapters.
+
+Forms:
 
 * `plain`: `log_softmax(hidden @ head.T)` and the loss on it, by automatic differentiation.
 * `recomputed`: slices whose logits are made again in the backward pass (what heads get that are no matrix).
-* `fused`: `dragoman.models.fused`, the gradients of a slice's logits made where these exist.
+* `fused`: `dragoman.models.fused`, as in training: gradients of a slice's logits are made where these exist,
+  and that of the head is added in place.
 
 Losses: `credit`, a sum over selected log-probs; `rows`, the reverse KL divergence to rows of 32 candidates
-and what is outside them. Each row says how far values and gradients are off those of the first form.
+and what is outside them; `entropy`, credit and the distribution's entropy. Each row says how far values and
+gradients are off those of the first form. With `--growth`, credit over positions and vocabulary.
 """
 
 from __future__ import annotations
@@ -23,39 +31,24 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from growth_plot import plot_growth
+from loss_forms import FORMS, LOSSES, Problem, make_problem
 from memory import peak_of
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
-from dragoman.config import MethodConfig
-from dragoman.models import Candidates, TokenScores
-from dragoman.models.candidates import pieces
-from dragoman.models.fused import fused_loss
-from dragoman.models.scoring import SLICE_VALUES, scores_of_slice
-from dragoman.models.slices import Asked
-from dragoman.objective import Scored, ScoredRows, row_divergence
 from dragoman.observe.environment import describe_environment
 
-CANDIDATES = 32
-SETTINGS = MethodConfig(divergence="reverse")
-
-
-class Problem(NamedTuple):
-    """Hidden states and a head, what is wanted of them, and the teacher's rows."""
-
-    hidden: Tensor
-    head: nn.Linear
-    target: Tensor
-    credit: Tensor
-    candidates: Candidates
-    teacher: Tensor
-    slice_size: int
+HEADS = ("trained", "added", "frozen")
+GROWTH = {
+    "positions": [(n, 32768, 512) for n in (256, 1024, 4096, 8192)],
+    "vocabulary": [(512, 2**k, 512) for k in (10, 12, 14, 16, 18)],
+}
+"""Positions, vocabulary and hidden size."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,161 +56,69 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--shape", nargs="+", default=["151936x1024", "262144x640"], metavar="VxD")
     parser.add_argument("--positions", type=int, nargs="+", default=[2048])
-    parser.add_argument("--heads", nargs="+", choices=("trained", "frozen"), default=["trained", "frozen"])
-    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=list(LOSSES))
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--heads", nargs="+", choices=HEADS, default=list(HEADS))
+    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=["credit", "rows"])
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=["plain", "fused"])
     parser.add_argument("--repeats", type=int, default=5, help="turns of each form")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--growth", action="store_true", help="only growth with positions and vocabulary")
     parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="growth as SVG, with --growth")
     args = parser.parse_args(argv)
+    if args.plot and not args.growth:
+        parser.error("--plot draws growth: give --growth with it")
     torch.set_num_threads(args.threads)
+    result: dict[str, Any] = {"environment": describe_environment(), "threads": args.threads}
+    if args.growth:
+        result["growth"] = growth(args.forms, args.repeats)
+        if args.plot:
+            plot_growth(args.plot, peaks_by_size(result["growth"]), "peak memory, MB")
+    else:
+        result |= {"repeats": args.repeats, "rows": compare(args)}
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """All heads and losses of all shapes, each shown when it is there."""
     rows = []
     for shape in args.shape:
         num_ids, width = map(int, shape.split("x"))
         for positions in args.positions:
             problem = make_problem(positions, num_ids, width)
+            run(problem, args.losses[0], "fused")  # libraries make what they keep
             for head in args.heads:
-                problem.head.weight.requires_grad_(head == "trained")
+                problem.head.weight.requires_grad_(head != "frozen")
                 for loss in args.losses:
-                    rows.append(measure(problem, loss, args.forms, args.repeats) | {"head": head})
+                    turns = 1 if head == "added" else args.repeats
+                    rows.append(measure(problem, loss, args.forms, turns, head))
                     show(rows[-1])
-    if args.json:
-        result = {"environment": describe_environment(), "threads": args.threads, "repeats": args.repeats}
-        args.json.write_text(json.dumps(result | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
-    return 0
+    return rows
 
 
-def make_problem(positions: int, num_ids: int, width: int) -> Problem:
-    """Peaked random distributions, as a language model's are; rows of the likeliest of a second one."""
-    generator = torch.Generator().manual_seed(0)
-    head = nn.Linear(width, num_ids, bias=False)
-    nn.init.normal_(head.weight, std=3.0 * width**-0.5, generator=generator)
-    hidden = torch.randn((positions, width), generator=generator).requires_grad_()
-    ids = torch.stack(
-        [torch.randperm(num_ids, generator=generator)[:CANDIDATES].sort().values for _ in range(positions)]
-    )
-    mass = torch.rand((positions, CANDIDATES), generator=generator) + 1e-3
-    teacher = 0.9 * mass / mass.sum(-1, keepdim=True)
-    return Problem(
-        hidden=hidden,
-        head=head,
-        target=ids[:, 0].clone(),
-        credit=torch.randn(positions, generator=generator),
-        candidates=Candidates(torch.arange(positions).repeat_interleave(CANDIDATES), ids.reshape(-1)),
-        teacher=teacher,
-        slice_size=max(16, SLICE_VALUES["cpu"] // num_ids),
-    )
-
-
-# --- losses, on the scores of a slice and on whole log-probs
-
-
-def credit_of_slice(problem: Problem, scores: TokenScores, tokens: slice) -> Tensor:
-    return -(problem.credit[tokens] * scores.logp).sum()
-
-
-def credit_plain(problem: Problem, logp: Tensor) -> Tensor:
-    return -(problem.credit * logp.gather(-1, problem.target[:, None])[:, 0]).sum()
-
-
-def rows_of_slice(problem: Problem, scores: TokenScores, tokens: slice) -> Tensor:
-    """The objective that training runs."""
-    assert scores.candidate_logp is not None and scores.rest_logp is not None
-    size = len(scores.logp)
-    rows = ScoredRows(
-        row_of=torch.arange(size).repeat_interleave(CANDIDATES),
-        teacher_logp=problem.teacher[tokens].log().reshape(-1),
-        student_logp=scores.candidate_logp,
-        teacher_rest=torch.full((size,), 0.1).log(),
-        student_rest=scores.rest_logp,
-        has_row=torch.ones(size, dtype=torch.bool),
-    )
-    return row_divergence(Scored(logp=scores.logp, weight=torch.ones(size), rows=rows), SETTINGS).total
-
-
-def rows_plain(problem: Problem, logp: Tensor) -> Tensor:
-    inside = logp.gather(-1, problem.candidates.ids.view(len(logp), -1))
-    rest = (1.0 - inside.exp().sum(-1)).log()
-    gap = (inside.exp() * (inside - problem.teacher.log())).sum()
-    return gap + (rest.exp() * (rest - torch.tensor(0.1).log())).sum()
-
-
-class Loss(NamedTuple):
-    """One loss in its two forms."""
-
-    of_slice: Callable[[Problem, TokenScores, slice], Tensor]
-    plain: Callable[[Problem, Tensor], Tensor]
-    has_rows: bool
-
-
-LOSSES = {
-    "credit": Loss(credit_of_slice, credit_plain, False),
-    "rows": Loss(rows_of_slice, rows_plain, True),
-}
-
-
-# --- forms
-
-
-def plain(problem: Problem, loss: Loss) -> Tensor:
-    return loss.plain(problem, problem.head(problem.hidden).log_softmax(-1))
-
-
-def recomputed(problem: Problem, loss: Loss) -> Tensor:
-    slices, asked = parts(problem, loss)
-    total = torch.zeros(())
-    for piece, own in zip(slices, asked, strict=True):
-        scores = checkpoint(scores_of_slice, problem.head, problem.hidden[piece], own, use_reentrant=False)
-        total = total + loss.of_slice(problem, scores, piece)
-    return total
-
-
-def fused(problem: Problem, loss: Loss) -> Tensor:
-    slices, asked = parts(problem, loss)
-    return fused_loss(
-        problem.hidden, problem.head, slices, asked, lambda scores, own: loss.of_slice(problem, scores, own)
-    )
-
-
-def parts(problem: Problem, loss: Loss) -> tuple[list[slice], list[Asked]]:
-    """Slices of positions, and what is wanted of each."""
-    size = problem.slice_size
-    slices = [slice(at, min(at + size, len(problem.hidden))) for at in range(0, len(problem.hidden), size)]
-    own = pieces(problem.candidates, slices) if loss.has_rows else [None] * len(slices)
-    nothing = torch.zeros(len(problem.hidden), dtype=torch.bool)
-    stops = torch.zeros(0, dtype=torch.long)
-    return slices, [
-        Asked(target=problem.target[piece], is_stop=nothing[piece], stop_ids=stops, candidates=some)
-        for piece, some in zip(slices, own, strict=True)
-    ]
-
-
-FORMS: dict[str, Callable[[Problem, Loss], Tensor]] = {
-    "plain": plain,
-    "recomputed": recomputed,
-    "fused": fused,
-}
-
-
-def measure(problem: Problem, name: str, forms: list[str], repeats: int) -> dict[str, Any]:
+def measure(problem: Problem, name: str, forms: list[str], repeats: int, head: str) -> dict[str, Any]:
     """Medians over turns, who begins changing each time."""
+    weight = problem.head.weight
     seconds: dict[str, list[float]] = {form: [] for form in forms}
     peaks: dict[str, list[int]] = {form: [] for form in forms}
     values: dict[str, float] = {}
     gradients: dict[str, Tensor] = {}
     for turn in range(repeats):
         for form in forms[turn % len(forms) :] + forms[: turn % len(forms)]:
-            problem.hidden.grad = problem.head.weight.grad = None
+            problem.hidden.grad = None
+            weight.grad = torch.zeros_like(weight) if head == "added" else None
             peaks[form].append(peak_of(lambda form=form: timed(problem, name, form, values, seconds[form])))
             if turn == 0:
                 gradients[form] = gradient(problem)
-    problem.hidden.grad = problem.head.weight.grad = None
+    problem.hidden.grad = weight.grad = None
     gc.collect()
     first = forms[0]
     largest = gradients[first].abs().max()
     found = {
         form: {
             "seconds": median(seconds[form]),
+            "spread": [min(seconds[form]), max(seconds[form])],
             "peak_bytes": int(median(peaks[form])),
             "time_ratio": median(seconds[form]) / median(seconds[first]),
             "memory_ratio": median(peaks[form]) / median(peaks[first]),
@@ -231,9 +132,38 @@ def measure(problem: Problem, name: str, forms: list[str], repeats: int) -> dict
         "hidden": problem.head.in_features,
         "positions": len(problem.hidden),
         "loss": name,
+        "head": head,
+        "head_bytes": weight.nbytes,
+        "turns": repeats,
         "slice": problem.slice_size,
         "forms": found,
     }
+
+
+def growth(forms: list[str], repeats: int) -> list[dict[str, Any]]:
+    """Seconds and memory of credit on a trained head, over positions and over vocabulary."""
+    found = []
+    for axis, sizes in GROWTH.items():
+        for positions, num_ids, width in sizes:
+            problem = make_problem(positions, num_ids, width)
+            row = measure(problem, "credit", forms, repeats, "trained")
+            show(row)
+            size = {"positions": positions, "vocabulary": num_ids}[axis]
+            for form, values in row["forms"].items():
+                found.append(
+                    {"axis": axis, "size": size, "form": form}
+                    | {key: values[key] for key in ("seconds", "peak_bytes")}
+                )
+    return found
+
+
+def peaks_by_size(found: list[dict[str, Any]]) -> dict[str, dict[str, dict[int, float]]]:
+    """What is plotted of growth: MB by axis, form and size."""
+    panels: dict[str, dict[str, dict[int, float]]] = {}
+    for one in found:
+        sides = panels.setdefault(one["axis"], {})
+        sides.setdefault(one["form"], {})[one["size"]] = one["peak_bytes"] / 2**20
+    return panels
 
 
 def run(problem: Problem, name: str, form: str) -> float:
@@ -260,7 +190,7 @@ def gradient(problem: Problem) -> Tensor:
 def show(row: dict[str, Any]) -> None:
     print(
         f"vocabulary {row['vocabulary']:,}, hidden {row['hidden']}, {row['positions']:,} positions, "
-        f"{row['loss']}, {row['head']} head"
+        f"{row['loss']}, {row['head']} head ({row['head_bytes'] / 2**20:.0f} MB), {row['turns']} turns"
     )
     for form, found in row["forms"].items():
         print(

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import loss_kernels
 import pytest
-from loss_kernels import FORMS, main
+from loss_forms import FORMS
+from loss_kernels import main
 
 
-@pytest.mark.parametrize("losses", [["credit"], ["rows"]])
+@pytest.mark.parametrize("losses", [["credit"], ["rows"], ["entropy"]])
 def test_all_forms_agree(tmp_path: Path, losses: list[str]) -> None:
     file = tmp_path / "found.json"
     problem = ["--shape", "400x24", "--positions", "70", "--losses", *losses]
-    code = main([*problem, "--repeats", "1", "--threads", "1", "--json", str(file)])
+    code = main([*problem, "--forms", *FORMS, "--repeats", "1", "--threads", "1", "--json", str(file)])
     assert code == 0
     found = json.loads(file.read_text())
     assert found["environment"]["packages"]["torch"]
-    assert [row["head"] for row in found["rows"]] == ["trained", "frozen"]
+    assert [row["head"] for row in found["rows"]] == ["trained", "added", "frozen"]
     for row in found["rows"]:
         assert (row["vocabulary"], row["hidden"], row["positions"], row["loss"]) == (400, 24, 70, *losses)
         assert row["forms"].keys() == FORMS.keys()
@@ -25,3 +27,25 @@ def test_all_forms_agree(tmp_path: Path, losses: list[str]) -> None:
             assert form["value_off"] < 1e-4
             assert form["gradient_off"] < 1e-4
             assert form["seconds"] > 0
+
+
+def test_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {"positions": [(16, 100, 8), (32, 100, 8)], "vocabulary": [(16, 100, 8), (16, 200, 8)]}
+    monkeypatch.setattr(loss_kernels, "GROWTH", sizes)
+    file, plot = tmp_path / "found.json", tmp_path / "plot.svg"
+    flags = ["--growth", "--repeats", "1", "--threads", "1", "--json", str(file), "--plot", str(plot)]
+    assert main(flags) == 0
+    found = json.loads(file.read_text())["growth"]
+    assert [(one["axis"], one["size"], one["form"]) for one in found[2:6]] == [
+        ("positions", 32, "plain"),
+        ("positions", 32, "fused"),
+        ("vocabulary", 100, "plain"),
+        ("vocabulary", 100, "fused"),
+    ]
+    assert "<svg" in plot.read_text()
+
+
+def test_a_plot_is_of_growth(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--plot", "file.svg"])
+    assert "--growth" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import Accelerator, DistributedType
 
 Refused = Callable[..., Any]
 
@@ -15,6 +16,16 @@ def test_recorded_turns_for_a_method_in_which_the_teacher_writes(refused: Refuse
     code, message = refused({"method.name": "sft", "rollout.engine": "recorded"})
     assert code == 2
     assert "rollout.engine='recorded' would be ignored" in message
+
+
+def test_weights_that_are_divided_among_processes(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    code, message = refused({})
+    assert code == 2
+    assert "divide weights among processes (FSDP); expected replicas" in message
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_teacher_without_room(refused: Refused, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,7 +15,8 @@ from torch import Tensor, nn
 from dragoman.models import Candidates, TokenScores
 from dragoman.models.candidates import pieces
 from dragoman.models.fused import fused_loss
-from dragoman.models.scoring import _slices, is_fusible
+from dragoman.models.heads import is_fusible
+from dragoman.models.scoring import _slices
 from dragoman.models.slices import Asked
 
 NUM, WIDTH, IDS = 11, 8, 61
@@ -72,6 +75,14 @@ def divergence(scores: TokenScores, tokens: slice) -> Tensor:
     return inside + (scores.rest_logp * scores.rest_logp.exp()).sum() + credit(scores, tokens)
 
 
+def uncertainty(scores: TokenScores, tokens: slice) -> Tensor:
+    """Of entropy, with everything else."""
+    assert scores.entropy is not None
+    factor = torch.linspace(-1.0, 2.0, NUM)[tokens].to(scores.logp)
+    inside = 0.0 if scores.rest_logp is None else divergence(scores, tokens)
+    return (factor * scores.entropy.square()).sum() + inside
+
+
 def ranks(scores: TokenScores, tokens: slice) -> Tensor:
     assert scores.sorted_logp is not None
     factor = torch.tensor([3.0, -1.0, 0.5], dtype=scores.logp.dtype)
@@ -83,6 +94,8 @@ LOSSES: dict[str, tuple[Callable[[TokenScores, slice], Tensor], Asked]] = {
     "rows": (divergence, asked(weighted_sets())),
     "single tokens": (divergence, asked(Candidates(torch.arange(NUM), torch.arange(30, 30 + NUM)))),
     "sorted": (ranks, asked(num_sorted=3)),
+    "entropy": (uncertainty, replace(asked(), entropy=True)),
+    "entropy and rows": (uncertainty, replace(asked(weighted_sets()), entropy=True)),
 }
 
 
@@ -93,7 +106,7 @@ def dense_scores(logits: Tensor, of: Asked) -> TokenScores:
     merged = law * (~torch.isin(torch.arange(IDS), STOPS)) + stop[:, None] * (torch.arange(IDS) == STOPS[0])
     chosen = torch.where(of.is_stop, stop, law[torch.arange(NUM), of.target])
     none = torch.zeros(NUM, 0)
-    found = TokenScores(chosen.log(), none.long(), none, stop.log())
+    found = TokenScores(chosen.log(), none.long(), none, stop.log(), -torch.xlogy(law, law).sum(-1))
     if of.candidates is not None:
         own = of.candidates
         weight = torch.ones(len(own.ids)) if own.log_weight is None else own.log_weight.exp()
@@ -207,10 +220,12 @@ def test_a_frozen_head_gets_no_gradient() -> None:
     )
 
 
-def test_nothing_outside_and_almost_nothing() -> None:
-    # All but two tokens of position 0 and all of position 1 are candidates; the two have mass e^-60
+@pytest.mark.parametrize("depth", [50.0, 60.0, 200.0])
+def test_nothing_outside_and_almost_nothing(depth: float) -> None:
+    # All but two tokens of position 0 and all of position 1 are candidates; the two have mass e^-depth, which
+    # at 200 is no number of float32
     head = nn.Linear(1, 4, bias=False)
-    head.weight.data = torch.tensor([[0.0], [0.0], [-60.0], [-60.0]])
+    head.weight.data = torch.tensor([[0.0], [0.0], [-depth], [-depth]])
     inputs = torch.ones(2, 1, requires_grad=True)
     own = Candidates(torch.tensor([0, 0, 1, 1, 1, 1]), torch.tensor([0, 1, 0, 1, 2, 3]))
     of = Asked(
@@ -228,7 +243,7 @@ def test_nothing_outside_and_almost_nothing() -> None:
 
     fused_loss(inputs, head, [slice(0, 2)], [of], loss).backward()
     assert seen[0].rest_logp is not None
-    assert seen[0].rest_logp[0].item() == pytest.approx(-60.0, abs=1e-5)
+    assert seen[0].rest_logp[0].item() == pytest.approx(-depth, abs=2e-5)
     assert torch.isneginf(seen[0].rest_logp[1])
     # d rest / d logits: half each of the two outside, less the probabilities 1/2, 1/2, 0, 0
     assert head.weight.grad is not None
@@ -241,6 +256,61 @@ def test_a_second_backward_pass_is_refused() -> None:
     value.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="make the loss again"):
         value.backward()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_the_gradient_of_the_head_in_place(times: int) -> None:
+    at, other = case(bias=True), case(bias=True)
+    loss, of = LOSSES["rows"]
+    slices = _slices(NUM, 4, None)
+    for _ in range(times):
+        kept = at.head.weight.grad
+        inputs = at.inputs.detach().requires_grad_()
+        fused_loss(inputs, at.head, slices, cut(of, slices), loss, scale=2.5, in_place=True).backward()
+        assert kept is None or kept is at.head.weight.grad  # no second tensor of its size
+        (2.5 * run("rows", other, 4)).backward()
+    for name, values in other.head.named_parameters():
+        torch.testing.assert_close(getattr(at.head, name).grad, values.grad)
+    torch.testing.assert_close(inputs.grad, other.inputs.grad / times)
+
+
+def test_a_gradient_in_place_is_final() -> None:
+    at = case()
+    slices = _slices(NUM, 4, None)
+    value = fused_loss(at.inputs, at.head, slices, cut(asked(), slices), credit, in_place=True)
+    with pytest.raises(RuntimeError, match="as `scale`"):
+        (2.0 * value).backward()
+
+
+def test_a_weight_with_hooks_is_told_of_its_gradient() -> None:
+    at, told = case(), []
+    at.head.weight.register_post_accumulate_grad_hook(lambda weight: told.append(weight.grad is not None))
+    slices = _slices(NUM, 4, None)
+    (2.0 * fused_loss(at.inputs, at.head, slices, cut(asked(), slices), credit, in_place=True)).backward()
+    assert told == [True]
+
+
+COMPILES = """
+import torch
+from dragoman.models.masses import Held, Places, Wanted, pull_back, read
+
+place = torch.arange(4)
+wanted = Wanted(Places(place, place), Held(place, place + 9, torch.full((4,), -1.0)), entropy=True)
+
+def both(logits):
+    found, behind = read(logits.clone(), wanted)
+    return pull_back(behind, wanted, found, found)
+
+logits = torch.randn(4, 30, generator=torch.Generator().manual_seed(1)).sub(5.0)
+torch._dynamo.config.capture_dynamic_output_shape_ops = True
+compiled = torch.compile(both, backend="eager", fullgraph=True)
+torch.testing.assert_close(compiled(logits), both(logits))
+"""
+
+
+def test_what_is_between_the_products_compiles() -> None:
+    # In one graph, in a process without the checks of shapes; what becomes of it is the compiler's business
+    subprocess.run([sys.executable, "-c", COMPILES], check=True, timeout=120)
 
 
 def test_a_loss_without_gradient() -> None:

@@ -123,9 +123,9 @@ def reference(student: Path, teacher: Path, run: Path) -> tuple[list[float], dic
         def loss(scores: TokenScores, own: slice, old: Tensor = old, advantage: Tensor = advantage) -> Tensor:
             return ppo(scores.logp, old[own], advantage[own]).sum()
 
-        total = scorer(*batch.arguments(), loss=loss)
-        (total * (1.0 / len(old))).backward()
-        losses.append(float(total.detach()) / len(old))
+        total = scorer(*batch.arguments(), loss=loss, scale=1.0 / len(old))
+        total.backward()
+        losses.append(float(total.detach()))
         optimizer.step()
         optimizer.zero_grad()
     return losses, {name: value.detach() for name, value in policy.named_parameters()}

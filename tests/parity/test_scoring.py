@@ -146,7 +146,19 @@ def test_topk_and_entropy(model: PreTrainedModel, batch: Batch, size: int) -> No
     torch.testing.assert_close(scores.topk_logp, best.values, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(scores.entropy, -(table.exp() * table).sum(-1), rtol=1e-5, atol=1e-5)
     assert not scores.topk_logp.requires_grad
-    assert not scores.entropy.requires_grad
+
+
+def test_entropy_has_a_gradient(model: PreTrainedModel, batch: Batch) -> None:
+    scorer = TokenScorer(model, STOPS, logit_slice=4, entropy=True)
+    factor = torch.linspace(-1.0, 2.0, len(batch.target))
+
+    def by_table() -> Tensor:
+        _, table = expected_logp(model, batch)
+        return -factor * (table.exp() * table).sum(-1)
+
+    found = gradients(model, lambda: scorer(*batch).entropy * factor)
+    for name, values in gradients(model, by_table).items():
+        torch.testing.assert_close(found[name], values, rtol=1e-4, atol=1e-5)
 
 
 def test_no_topk_unless_asked_for(model: PreTrainedModel, batch: Batch) -> None:
@@ -222,6 +234,7 @@ def test_gradient_checkpointing(model: PreTrainedModel, batch: Batch) -> None:
 
 
 def test_adapters(model: PreTrainedModel, batch: Batch) -> None:
+    torch.manual_seed(0)
     adapted = add_lora(model, LoraConfig(r=2))
     for name, values in adapted.named_parameters():
         if "lora_B" in name:

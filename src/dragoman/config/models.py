@@ -110,7 +110,7 @@ class TeacherConfig(ModelConfig):
         default=None,
         ge=1,
         description="Positions whose logits exist in memory at once; null is as many as make 64 MB "
-        "on CPU, 512 MB elsewhere.",
+        "on CPU, 512 MB elsewhere, and at least 128.",
     )
     thinking: Literal["auto", "keep", "drop", "teacher-format"] = Field(
         default="auto",

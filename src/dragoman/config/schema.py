@@ -206,7 +206,13 @@ class TrainConfig(Section):
         default=None,
         ge=1,
         description="Positions whose logits exist in memory at once; null is as many as make 64 MB "
-        "on CPU, 512 MB elsewhere.",
+        "on CPU, 512 MB elsewhere, and at least 128.",
+    )
+    loss_impl: Literal["auto", "torch", "cce", "liger"] = Field(
+        default="auto",
+        description="What makes the loss of an output head: `torch`, head and loss in one pass; on GPUs "
+        "selected log-probs by the kernels of `cce` (cut-cross-entropy) or `liger`, where the loss reads "
+        "nothing else, and where they do not fit `torch` with a line in the log. `auto` is `torch`.",
     )
 
     def batch_tokens(self, device_type: str) -> int:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dragoman.models.masses import Held, Places, masses
+from dragoman.models.masses import Held, Places, Wanted, masses
 
 
 class Candidates(NamedTuple):
@@ -45,7 +45,7 @@ def candidate_masses(
     places = Places(candidates.row_of_member, candidates.ids)
     own = held(candidates, logits_PV.shape[1], no_stops)
     centred_PV = logits_PV - logits_PV.detach().amax(-1, keepdim=True)
-    total_P, picked_M, rest_P = masses(centred_PV, places, own)
+    total_P, picked_M, rest_P, _ = masses(centred_PV, Wanted(places, own))
     assert rest_P is not None
     return by_candidate(picked_M, candidates) - total_P[candidates.row], rest_P - total_P
 

@@ -10,14 +10,14 @@ sum over tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dragoman.models.masses import Masses, centred, pull_back, read
+from dragoman.models.masses import centred, pull_back, read
 from dragoman.models.onednn import linear
 from dragoman.models.slices import Asked, TokenScores, prepare, scores
 
@@ -26,49 +26,69 @@ SliceLoss = Callable[[TokenScores, slice], Tensor]
 their part of the sum (a scalar)."""
 
 
+class _Plan(NamedTuple):
+    """What is done with the logits; `into` is where the gradient of the head is added at once."""
+
+    slices: Sequence[slice]
+    asked: Sequence[Asked]
+    loss: SliceLoss
+    scale: float
+    with_gradient: bool
+    into: Tensor | None
+    is_new: bool
+    """Whether there is nothing in `into` yet."""
+
+
 def fused_loss(
     inputs_ND: Float[Tensor, "N D"],
     head: nn.Linear,
     slices: Sequence[slice],
     asked: Iterable[Asked],
     loss: SliceLoss,
+    *,
+    scale: float = 1.0,
+    in_place: bool = False,
 ) -> Float[Tensor, ""]:
-    """The sum of a loss over all slices, with gradients to inputs and head.
+    """`scale` times the sum of a loss over all slices, with gradients to inputs and head.
 
     `asked` are those of `slices`. Reductions are in float32 or better; the gradient of a head in a lower
     precision is summed over slices in float32. Autocast applies to the products as it does to a module.
+
+    With `in_place` the gradient of the head's weight is added to its `grad` here and now, so that there is
+    no second tensor of the size of the head: for a loss that is run backward as it is, once (RuntimeError if
+    it has been multiplied by something), in a process that nobody waits for. A weight with hooks, or that is
+    no leaf in float32 or better, is treated as ever.
     """
     with_gradient = torch.is_grad_enabled()
-    arguments = (inputs_ND, head.weight, head.bias, tuple(slices), tuple(asked), loss, with_gradient)
-    total: Tensor = _FusedLoss.apply(*arguments)  # type: ignore[no-untyped-call]
+    into = is_new = None
+    if in_place and with_gradient and _takes_gradient(head.weight):
+        is_new = head.weight.grad is None
+        into = torch.empty_like(head.weight) if head.weight.grad is None else head.weight.grad
+    plan = _Plan(tuple(slices), tuple(asked), loss, scale, with_gradient, into, bool(is_new))
+    total: Tensor = _FusedLoss.apply(inputs_ND, head.weight, head.bias, plan)  # type: ignore[no-untyped-call]
+    if into is not None:
+        head.weight.grad = into
     return total
 
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        inputs_ND: Tensor,
-        weight_VD: Tensor,
-        bias_V: Tensor | None,
-        slices: Sequence[slice],
-        asked: Sequence[Asked],
-        loss: SliceLoss,
-        with_gradient: bool,
-    ) -> Tensor:
+    def forward(ctx: Any, inputs_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, plan: _Plan) -> Tensor:
         product_dtype = _product_dtype(inputs_ND)
         cast_VD = weight_VD.to(product_dtype)
         wide = torch.promote_types(weight_VD.dtype, torch.float32)
-        wanted = ctx.needs_input_grad if with_gradient else (False,) * 3
+        wanted = ctx.needs_input_grad if plan.with_gradient else (False,) * 3
         inputs_grad = torch.empty_like(inputs_ND) if wanted[0] else None
-        weight_grad = torch.zeros_like(weight_VD, dtype=wide) if wanted[1] else None
+        weight_grad, is_new = plan.into, plan.is_new
+        if weight_grad is None and wanted[1]:
+            weight_grad, is_new = torch.empty_like(weight_VD, dtype=wide), True
         bias_grad = torch.zeros_like(bias_V, dtype=wide) if bias_V is not None and wanted[2] else None
         total = inputs_ND.new_zeros((), dtype=torch.promote_types(inputs_ND.dtype, torch.float32))
-        for piece, own in zip(slices, asked, strict=True):
+        for piece, own in zip(plan.slices, plan.asked, strict=True):
             inputs_PD = inputs_ND[piece].to(product_dtype)
             bias = None if bias_V is None else bias_V.to(product_dtype)
             logits_PV = _wide(linear(inputs_PD, cast_VD, bias))
-            value, logits_grad = _slice_gradient(logits_PV, own, loss, piece)
+            value, logits_grad = _slice_gradient(logits_PV, own, plan, piece)
             del logits_PV  # or it would live until the next slice has its own
             total = total + value
             if bias_grad is not None:
@@ -77,10 +97,12 @@ class _FusedLoss(torch.autograd.Function):
             if inputs_grad is not None:
                 inputs_grad[piece] = logits_grad @ cast_VD
             if weight_grad is not None:
-                _add_product(weight_grad, logits_grad, inputs_PD)
+                _add_product(weight_grad, logits_grad, inputs_PD, first=is_new)
+                is_new = False
             del logits_grad
-        ctx.grads = [inputs_grad, weight_grad, bias_grad]
+        ctx.grads = [inputs_grad, None if plan.into is not None else weight_grad, bias_grad]
         ctx.dtypes = [inputs_ND.dtype, weight_VD.dtype, None if bias_V is None else bias_V.dtype]
+        ctx.is_final = plan.into is not None
         return total
 
     @staticmethod
@@ -90,31 +112,47 @@ class _FusedLoss(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None
         if grads is None:
             raise RuntimeError("a fused loss can be run backward once; make the loss again")
+        if ctx.is_final and float(grad) != 1.0:
+            raise RuntimeError(
+                f"a fused loss was multiplied by {float(grad)} after the gradient of its head had been "
+                "added in place; give the factor as `scale`, or make the loss without `in_place`"
+            )
         scaled = [
             None if values is None else values.mul_(grad).to(dtype)
             for values, dtype in zip(grads, ctx.dtypes, strict=True)
         ]
-        return (*scaled, None, None, None, None)
+        return (*scaled, None)
 
 
 def _slice_gradient(
-    logits_PV: Float[Tensor, "P V"], asked: Asked, loss: SliceLoss, tokens: slice
+    logits_PV: Float[Tensor, "P V"], asked: Asked, plan: _Plan, tokens: slice
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "P V"]]:
     """The loss of a slice, and its gradient with respect to the logits, in their place."""
     logits_PV = centred(logits_PV)
     of = prepare(logits_PV, asked)
-    found = read(logits_PV, of.places, of.held)
+    found, behind = read(logits_PV, of.wanted)
     leaves = found.each(Tensor.requires_grad_)
     with torch.enable_grad():
-        value = loss(scores(of, leaves), tokens)
-    given = [values for values in leaves if values is not None]
-    grads = [torch.zeros_like(values) for values in given]
+        value = plan.loss(scores(of, leaves), tokens)
+        value = value if plan.scale == 1.0 else value * plan.scale
     if value.requires_grad:
-        made = torch.autograd.grad(value, given, allow_unused=True)
-        grads = [zero if one is None else one for zero, one in zip(grads, made, strict=True)]
+        given = [one for one in leaves if one is not None]
+        made = iter(torch.autograd.grad(value, given, allow_unused=True, materialize_grads=True))
+        grads = leaves.each(lambda _: next(made))
+    else:
+        grads = leaves.each(torch.zeros_like)
     with torch.no_grad():
-        gradient = pull_back(logits_PV, of.places, of.held, found.each(Tensor.detach), Masses(*grads))
+        gradient = pull_back(behind, of.wanted, found.each(Tensor.detach), grads)
     return value.detach(), gradient
+
+
+def _takes_gradient(weight: Tensor) -> bool:
+    """Whether `grad` of a weight can be written to without anybody being told."""
+    hooks = (weight._backward_hooks, weight._post_accumulate_grad_hooks)
+    return weight.requires_grad and weight.is_leaf and not any(hooks) and weight.dtype in _WIDE
+
+
+_WIDE = (torch.float32, torch.float64)
 
 
 def _product_dtype(inputs: Tensor) -> torch.dtype:
@@ -127,9 +165,12 @@ def _wide(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _add_product(total_VD: Tensor, logits_grad_PV: Tensor, inputs_PD: Tensor) -> None:
-    """Add `logits_grad.T @ inputs`; in the precision of the sum, where that is the product's."""
+def _add_product(total_VD: Tensor, logits_grad_PV: Tensor, inputs_PD: Tensor, *, first: bool) -> None:
+    """Add `logits_grad.T @ inputs`, or begin with it; in the precision of the sum, where that is the
+    product's."""
     if total_VD.dtype == logits_grad_PV.dtype:
-        total_VD.addmm_(logits_grad_PV.T, inputs_PD)
+        total_VD.addmm_(logits_grad_PV.T, inputs_PD, beta=0 if first else 1)
+    elif first:
+        total_VD.copy_(logits_grad_PV.T @ inputs_PD)
     else:
         total_VD += logits_grad_PV.T @ inputs_PD

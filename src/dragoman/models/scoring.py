@@ -19,9 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from dragoman.models.candidates import Candidates, pieces
 from dragoman.models.fused import SliceLoss, fused_loss
+from dragoman.models.heads import check_head, is_fusible
+from dragoman.models.kernels import scores_by_kernel
 from dragoman.models.loading import causal_lm
-from dragoman.models.masses import centred, masses
-from dragoman.models.slices import Asked, TokenScores, prepare, scores
+from dragoman.models.slices import Asked, TokenScores, scores_of_slice
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -30,6 +31,8 @@ SLICE_VALUES = {"cpu": 2**24}
 """Logits that exist at once where `logit_slice` is not set: 64 MB in float32, which a matrix product on CPU
 is as fast with as with more."""
 ACCELERATOR_SLICE_VALUES = 2**27
+LEAST_SLICE = 128
+"""Positions of a slice, at least: products of fewer rows are slower on CPU, as each reads the head once."""
 
 
 class TokenScorer(nn.Module):
@@ -38,6 +41,8 @@ class TokenScorer(nn.Module):
     A stop target has the probability of the whole stop set. As a module it is what Accelerate wraps.
     `sorted_ids` are the tokens whose log-probs are sorted where `num_sorted` is asked for; None is all.
     `logit_slice` is the number of positions whose logits exist at once; None fits it to the vocabulary.
+    `loss_impl` names the kernel of a loss (`train.loss_impl`). Raises TrainingError for a head that is
+    in parts on several processes.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class TokenScorer(nn.Module):
         sorted_ids: Iterable[int] | None = None,
         entropy: bool = False,
         full: bool = False,
+        loss_impl: str = "auto",
     ) -> None:
         super().__init__()
         self.model = model
@@ -57,11 +63,13 @@ class TokenScorer(nn.Module):
         self.topk = topk
         self.entropy = entropy
         self.full = full
+        self.loss_impl = loss_impl
         self.stop_ids: Tensor
         self.register_buffer("stop_ids", torch.tensor(sorted(stop_ids), dtype=torch.long), persistent=False)
         self.sorted_ids: Tensor | None
         ids = None if sorted_ids is None else torch.tensor(list(sorted_ids), dtype=torch.long)
         self.register_buffer("sorted_ids", ids, persistent=False)
+        self._check_head()
         self.has_plain_head = _has_plain_head(model)
 
     def forward(
@@ -78,14 +86,17 @@ class TokenScorer(nn.Module):
         unit_of: Int[Tensor, " N"] | None = None,
         position_ids: Int[Tensor, "B L"] | None = None,
         cache: Cache | None = None,
+        scale: float = 1.0,
+        in_place: bool = False,
     ) -> TokenScores | Float[Tensor, ""]:
         """Score target n by what the model predicts after position `[row[n], column[n]]`.
 
         Sequences are padded on the right; or several lie in a row, which `position_ids` tells apart
         (`dragoman.models.packing`). With a `cache` they go on behind what it holds, and are added to it; no
-        mask is read then. Gradients flow through `logp`, `candidate_logp`, `rest_logp` and
+        mask is read then. Gradients flow through `logp`, `entropy`, `candidate_logp`, `rest_logp` and
         `sorted_logp` only; reductions in float32. With a `loss`, the answer is its sum over slices of tokens
-        in place of the scores; no slice ends within a unit (tokens of the same `unit_of`, but -1).
+        in place of the scores, times `scale`; no slice ends within a unit (tokens of the same `unit_of`, but
+        -1). With `in_place` the head's gradient may be added to it at once (`fused_loss`).
         """
         base = causal_lm(self.model)
         asked_of_model: dict[str, Any] = {"attention_mask": attention_mask, "use_cache": False}
@@ -101,14 +112,25 @@ class TokenScorer(nn.Module):
         else:
             states = base(input_ids=input_ids, **asked_of_model)
             inputs, head = states.logits[row, column], nn.Identity()
-        slices = _slices(len(target), self.logit_slice, unit_of)
-        asked = self._asked(target, is_stop, candidates, num_sorted, slices)
+        whole = self._asked(target, is_stop, candidates, num_sorted)
         if loss is not None and is_fusible(head):
-            return fused_loss(inputs, head, slices, asked, loss)
+            self._check_head()
+            found = scores_by_kernel(self.loss_impl, inputs, head, whole)
+            if found is not None:
+                return loss(found, slice(0, len(target))) * scale
+        slices = _slices(len(target), self.logit_slice, unit_of)
+        asked = _cut(whole, slices)
+        if loss is not None and is_fusible(head):
+            return fused_loss(inputs, head, slices, asked, loss, scale=scale, in_place=in_place)
         parts = [self._score(head, inputs[piece], own) for piece, own in zip(slices, asked, strict=True)]
         columns = zip(*parts, strict=True)
         found = TokenScores._make(None if values[0] is None else torch.cat(values) for values in columns)
-        return found if loss is None else loss(found, slice(0, len(target)))
+        return found if loss is None else loss(found, slice(0, len(target))) * scale
+
+    def _check_head(self) -> None:
+        head = causal_lm(self.model).get_output_embeddings()
+        if head is not None:
+            check_head(head, num_rows(self.model))
 
     def _asked(
         self,
@@ -116,24 +138,19 @@ class TokenScorer(nn.Module):
         is_stop: Bool[Tensor, " N"],
         candidates: Candidates | None,
         num_sorted: int,
-        slices: Sequence[slice],
-    ) -> list[Asked]:
-        """What is wanted of each slice."""
-        common = Asked(
+    ) -> Asked:
+        """What is wanted of all tokens."""
+        return Asked(
             target=target,
             is_stop=is_stop,
             stop_ids=self.stop_ids,
             topk=self.topk,
             entropy=self.entropy,
             full=self.full,
+            candidates=candidates,
             num_sorted=num_sorted,
             sorted_ids=self.sorted_ids,
         )
-        own = [None] * len(slices) if candidates is None else pieces(candidates, slices)
-        return [
-            replace(common, target=target[piece], is_stop=is_stop[piece], candidates=some)
-            for piece, some in zip(slices, own, strict=True)
-        ]
 
     def _score(self, head: nn.Module, inputs: Float[Tensor, "P D"], asked: Asked) -> TokenScores:
         if torch.is_grad_enabled():
@@ -142,37 +159,25 @@ class TokenScorer(nn.Module):
         return scores_of_slice(head, inputs, asked)
 
 
-def is_fusible(head: nn.Module) -> bool:
-    """Whether a head is a matrix in one piece and nothing else (no adapter, no hook, not sharded), and its
-    gradient does not depend on the scale of the loss: float16 would lose it before it is scaled."""
-    hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
-    if any(hooks) or "forward" in vars(head):
-        return False
-    if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter:
-        return False
-    kind = head.weight.device.type
-    cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
-    return cast != torch.float16
+def _cut(asked: Asked, slices: Sequence[slice]) -> list[Asked]:
+    """What is wanted of each slice."""
+    own = [None] * len(slices) if asked.candidates is None else pieces(asked.candidates, slices)
+    return [
+        replace(asked, target=asked.target[piece], is_stop=asked.is_stop[piece], candidates=some)
+        for piece, some in zip(slices, own, strict=True)
+    ]
 
 
 def fitting_slice(model: PreTrainedModel) -> int:
-    """Positions whose logits are `SLICE_VALUES` numbers, at least 16."""
+    """Positions whose logits are `SLICE_VALUES` numbers, at least `LEAST_SLICE`."""
     base = causal_lm(model)
     values = SLICE_VALUES.get(next(base.parameters()).device.type, ACCELERATOR_SLICE_VALUES)
-    return max(16, values // int(base.config.get_text_config().vocab_size))
+    return max(LEAST_SLICE, values // num_rows(model))
 
 
-def scores_of_slice(head: nn.Module, inputs: Float[Tensor, "P D"], asked: Asked) -> TokenScores:
-    """The scores of one slice of positions, with gradients where they are on."""
-    logits_PV = head(inputs)
-    logits_PV = logits_PV if logits_PV.dtype == torch.float64 else logits_PV.float()
-    logits_PV = centred(logits_PV)
-    of = prepare(logits_PV, asked)
-    found = masses(logits_PV, of.places, of.held, spent=not asked.full)
-    result = scores(of, found)
-    if asked.full:
-        result = result._replace(full_logp=(logits_PV - found.total[:, None]).detach())
-    return result
+def num_rows(model: PreTrainedModel) -> int:
+    """Rows of a model's whole head."""
+    return int(causal_lm(model).config.get_text_config().vocab_size)
 
 
 def _slices(num_tokens: int, size: int, unit_of: Int[Tensor, " N"] | None) -> list[slice]:

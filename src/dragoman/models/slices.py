@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dragoman.models.candidates import Candidates, by_candidate, held, in_stops
-from dragoman.models.masses import Held, Masses, Places
+from dragoman.models.masses import Masses, Places, Wanted, centred, masses
 
 
 class TokenScores(NamedTuple):
@@ -19,7 +19,7 @@ class TokenScores(NamedTuple):
 
     Where they were asked for: the entropy; the log mass of each candidate, that outside a token's candidates
     (0 where it has none, -inf where nothing is left), and the R largest log-probs of
-    `TokenScorer.sorted_ids`.
+    `TokenScorer.sorted_ids`. All of these and `logp` have gradients.
     """
 
     logp: Float[Tensor, " N"]
@@ -54,15 +54,13 @@ class Slice:
     """A slice of logits as read: which entries were picked, in parts, and what needs no gradient."""
 
     asked: Asked
-    places: Places
-    held: Held | None
+    wanted: Wanted
     sizes: list[int]
     """Picked entries that are targets, stops, members of candidates and sorted ones."""
     missing: int
     """Of `num_sorted`, those there are no ids for."""
     topk_ids: Int[Tensor, "P K"]
     topk: Float[Tensor, "P K"]
-    entropy: Float[Tensor, " P"] | None
 
 
 def prepare(logits_PV: Float[Tensor, "P V"], asked: Asked) -> Slice:
@@ -79,16 +77,19 @@ def prepare(logits_PV: Float[Tensor, "P V"], asked: Asked) -> Slice:
     best_PR = _best(logits_PV, asked)
     rows.append(position.repeat_interleave(best_PR.shape[1]))
     columns.append(best_PR.reshape(-1))
-    topk = logits_PV.topk(asked.topk, dim=-1)
+    # The likeliest 0 would cost as much as the likeliest one.
+    topk_PK, topk_ids_PK = (logits_PV if asked.topk else logits_PV[:, :0]).topk(asked.topk)
     return Slice(
         asked=asked,
-        places=Places(torch.cat(rows), torch.cat(columns)),
-        held=None if own is None else held(own, num_ids, asked.stop_ids),
+        wanted=Wanted(
+            places=Places(torch.cat(rows), torch.cat(columns)),
+            held=None if own is None else held(own, num_ids, asked.stop_ids),
+            entropy=asked.entropy,
+        ),
         sizes=[len(part) for part in rows],
         missing=asked.num_sorted - best_PR.shape[1],
-        topk_ids=topk.indices,
-        topk=topk.values,
-        entropy=entropy(logits_PV) if asked.entropy else None,
+        topk_ids=topk_ids_PK,
+        topk=topk_PK,
     )
 
 
@@ -105,7 +106,7 @@ def scores(of: Slice, found: Masses) -> TokenScores:
         topk_ids=of.topk_ids,
         topk_logp=of.topk - total_P.detach()[:, None],
         stop_logp=(stop_P - total_P).detach(),
-        entropy=of.entropy,
+        entropy=found.entropy,
     )
     own = asked.candidates
     if own is not None:
@@ -114,18 +115,25 @@ def scores(of: Slice, found: Masses) -> TokenScores:
         inside_C = by_candidate(merged, own)
         result = result._replace(candidate_logp=inside_C - total_P[own.row], rest_logp=found.rest - total_P)
     if asked.num_sorted:
-        row, ids = (torch.split(part, of.sizes)[-1] for part in of.places)
+        row, ids = (torch.split(part, of.sizes)[-1] for part in of.wanted.places)
         merged = _merged(best, row, ids, stop_P, asked.stop_ids)
         sorted_PR = merged.view(-1, asked.num_sorted - of.missing) - total_P[:, None]
         result = result._replace(sorted_logp=nn.functional.pad(sorted_PR, (0, of.missing), value=-torch.inf))
     return result
 
 
-def entropy(logits_PV: Float[Tensor, "P V"]) -> Float[Tensor, " P"]:
-    """Of the distribution, in nats; impossible tokens count as 0."""
-    logp_PV = logits_PV.log_softmax(-1)
-    mass_PV = logp_PV.exp()
-    return -logp_PV.clamp_min_(torch.finfo(logp_PV.dtype).min).mul_(mass_PV).sum(-1)
+def scores_of_slice(head: nn.Module, inputs: Float[Tensor, "P D"], asked: Asked) -> TokenScores:
+    """The scores of one slice of positions, with gradients where they are on."""
+    logits_PV = head(inputs)
+    logits_PV = logits_PV if logits_PV.dtype == torch.float64 else logits_PV.float()
+    logits_PV = centred(logits_PV)
+    of = prepare(logits_PV, asked)
+    full_PV = logits_PV.detach().clone() if asked.full else None
+    found = masses(logits_PV, of.wanted)
+    result = scores(of, found)
+    return (
+        result if full_PV is None else result._replace(full_logp=full_PV.sub_(found.total.detach()[:, None]))
+    )
 
 
 def _merged(

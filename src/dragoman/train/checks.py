@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from dragoman.config import Config
 from dragoman.errors import UsageError
 from dragoman.methods import Method, Writer, get_method
 from dragoman.types import TeacherLevel
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_DIVIDED = {"DEEPSPEED", "FSDP", "MEGATRON_LM"}
+"""What Accelerate calls processes that hold parts of the weights, or take a model apart for it."""
 
 
 def checked_method(config: Config) -> Method:
@@ -30,3 +38,15 @@ def checked_method(config: Config) -> Method:
     method.check_settings(config.method)
     method.check_teacher(config.teacher)
     return method
+
+
+def check_whole_weights(accelerator: Accelerator) -> None:
+    """Raise UsageError where processes hold parts of the weights, before any are read."""
+    kind = accelerator.distributed_type.value
+    if kind in _DIVIDED:
+        raise UsageError(
+            f"Accelerate was told to divide weights among processes ({kind}); expected replicas, each with "
+            "all weights (accelerate launch --multi_gpu, or torchrun). The student also samples and scores "
+            "between updates, outside of what gathers divided weights, and its loss is normalised over the "
+            "whole vocabulary. Use adapters (student.lora) or train.mixed_precision 'bf16' if memory is short"
+        )

@@ -104,14 +104,21 @@ class Updater:
             with nullcontext() if is_last else self._accelerator.no_sync(self._scorer):
                 with watch.part("loss"):
                     output = batch_loss(
-                        self._scorer, batch, self._objective, self._config.method, self._accelerator.device
+                        self._scorer,
+                        batch,
+                        self._objective,
+                        self._config.method,
+                        self._accelerator.device,
+                        # Replicas average their gradients, the loss is a sum over all of them.
+                        scale=world / count,
+                        # Where gradients are reduced, every parameter has to say when its own is there.
+                        in_place=world == 1 and self._accelerator.scaler is None,
                     )
                 with watch.part("backward"):
-                    # Replicas average their gradients, the loss is a sum over all of them.
-                    self._accelerator.backward(output.total * (world / count))
+                    self._accelerator.backward(output.total)
             loss += float(output.total.detach())
             metrics = metrics.merge(output.metrics)
-        loss = self._sum_over_ranks(loss) / count
+        loss = self._sum_over_ranks(loss) / world
         norm = self._clip()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._optimizer.zero_grad()

@@ -17,16 +17,25 @@ from dragoman.types import Rows, TrainBatch, Units
 
 
 def batch_loss(
-    scorer: nn.Module, batch: TrainBatch, objective: Objective, settings: MethodConfig, device: torch.device
+    scorer: nn.Module,
+    batch: TrainBatch,
+    objective: Objective,
+    settings: MethodConfig,
+    device: torch.device,
+    *,
+    scale: float = 1.0,
+    in_place: bool = False,
 ) -> LossOutput:
-    """The loss of a batch under a `TokenScorer`, wrapped or not, as a sum over slices of its tokens.
+    """`scale` times the loss of a batch under a `TokenScorer`, wrapped or not, as a sum over slices of its
+    tokens; `in_place` is for a loss that is run backward as it is, in a process that shares its gradients
+    with nobody (`dragoman.models.fused`).
 
     A batch without a token (each response refused, say) has the loss 0, but takes part in a reduction of
     gradients.
     """
     on_device = _OnDevice(batch, device)
     loss = _BatchLoss(on_device, objective, settings)
-    total = scorer(**on_device.asked, loss=loss, unit_of=on_device.unit_of)
+    total = scorer(**on_device.asked, loss=loss, unit_of=on_device.unit_of, scale=scale, in_place=in_place)
     return LossOutput(total=total, metrics=loss.metrics)
 
 

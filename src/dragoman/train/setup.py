@@ -30,7 +30,7 @@ from dragoman.rollout import RecordedEngine, ReplayEngine, Sampler, Sampling, St
 from dragoman.rollout.engine import RolloutEngine
 from dragoman.teach import InProcessTeacher, check_reference, in_process_caps, load_reference
 from dragoman.text.pair import PairTables
-from dragoman.train.checks import checked_method
+from dragoman.train.checks import check_whole_weights, checked_method
 from dragoman.train.optimise import Updater, make_optimizer, sum_over_processes
 from dragoman.train.threads import Threads
 from dragoman.types import Prompt, TeacherLevel
@@ -147,7 +147,7 @@ def _check_mapping(config: Config, student: Renderer, teacher: Renderer, prompts
 
 def _accelerator(config: Config, run_path: Path) -> Accelerator:
     try:
-        return Accelerator(
+        accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),
             mixed_precision=config.train.mixed_precision,
             log_with=list(config.run.trackers) or None,
@@ -158,6 +158,8 @@ def _accelerator(config: Config, run_path: Path) -> Accelerator:
             f"Accelerate refuses run.trackers={list(config.run.trackers)} or "
             f"train.mixed_precision={config.train.mixed_precision}: {error}"
         ) from error
+    check_whole_weights(accelerator)
+    return accelerator
 
 
 def _check_share(config: Config, processes: int) -> None:
@@ -181,6 +183,7 @@ def _scorer(
         student.tokenization.stop_ids,
         logit_slice=config.train.logit_slice,
         sorted_ids=None if ids is None else ids.tolist(),
+        loss_impl=config.train.loss_impl,
     )
     if not scorer.has_plain_head:
         logger.warning(
