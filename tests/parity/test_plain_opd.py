@@ -68,7 +68,7 @@ def trained(student: Path, teacher: Path, out: Path, method: str, **changes: Any
         "run.trackers": [],
         "student.stop_tokens": CONTROL,
         "teacher.stop_tokens": CONTROL,
-        "rollout.max_new_tokens": 12,
+        "rollout.max_new_tokens": 32,
         "train.prompts_per_step": 4,
         "train.lr": LR,
         "train.max_grad_norm": None,
