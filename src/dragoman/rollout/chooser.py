@@ -35,6 +35,8 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     stop_strings: tuple[str, ...] = ()
+    compile: bool = False
+    """Run layers compiled (`dragoman.rollout.compiled`)."""
 
     @classmethod
     def from_config(
