@@ -19,6 +19,8 @@ from dragoman.models.traced import known, routed
 
 PACK_ROWS = 16
 """Rows that weights are packed for; the order that oneDNN chooses is the same for all small numbers."""
+MOST_OF_ONE_ROW = 2**22
+"""Values of a weight that torch multiplies with one row; a head of more is read faster by oneDNN."""
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one module that are called one after the other on the same input, by their usual names."""
 
@@ -70,8 +72,9 @@ def is_available() -> bool:
 
 
 def _product(packed: Tensor, weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
-    """By oneDNN where inputs are of the weights' precision and autocast does not ask for another."""
-    if not _suits(inputs):
+    """By oneDNN where inputs are of the weights' precision and autocast does not ask for another; not for one
+    row and a weight of few bytes, which torch reads at a higher rate (decision 0018)."""
+    if not _suits(inputs) or (inputs.numel() == weight.shape[1] and weight.numel() <= MOST_OF_ONE_ROW):
         return nn.functional.linear(inputs, weight, bias)
     return _by_onednn(packed, bias, inputs)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from types import MethodType
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from torch import Tensor
@@ -55,6 +55,7 @@ def routed(layer: Any, eager: Product, slot: Tensor, size: int, first: int) -> d
     return {"forward": MethodType(_forward, layer), "_eager": eager, "_slot": slot, "_place": (size, first)}
 
 
+@no_type_check  # what is traced is traced with its decorators
 def _forward(layer: Any, inputs: Tensor) -> Tensor:
     if not torch.compiler.is_compiling():
         found: Tensor = layer._eager(inputs)

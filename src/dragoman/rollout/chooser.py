@@ -50,6 +50,7 @@ class Sampling:
             top_p=config.top_p,
             top_k=config.top_k,
             stop_strings=config.stop_strings,
+            compile=config.compile,
         )
 
     def __post_init__(self) -> None:

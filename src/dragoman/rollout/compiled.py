@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from subprocess import SubprocessError
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, no_type_check
 from weakref import WeakKeyDictionary
 
 import torch
@@ -36,8 +36,11 @@ logger = logging.getLogger(__name__)
 _INDEX = "layer_idx"
 _ROWS, _TOKENS, _END, _CAPACITY = 3, 5, 37, 53
 """Of the trial: all sizes differ, so that the compiler does not take one for another."""
+_REASON = 300
+"""Characters of what the compiler says that a warning repeats."""
 
 
+@no_type_check
 class _OneLayer:
     """The cache as one layer sees it while it is traced: its own buffers, whatever index it asks for."""
 
@@ -52,6 +55,7 @@ class _OneLayer:
         return self._keys[:rows, :, :end], self._values[:rows, :, :end]
 
 
+@no_type_check  # what is traced is traced with its decorators
 def _step(
     layer: Any, keys: Tensor, values: Tensor, end: int, place: int | str, args: Any, kwargs: Any
 ) -> Any:
@@ -89,23 +93,25 @@ class CompiledLayers:
 
     def __init__(self, base: PreTrainedModel) -> None:
         self._layers = _layers(base)
+        self.works = False
         self._config = base.config.get_text_config()
         # A code object of its own, as the compiler keeps graphs, and counts them, by code object
         own = FunctionType(_step.__code__.replace(), globals(), _step.__name__)
-        compiled = partial(torch.compile, own, backend=_joined, dynamic=True)
-        self._run = compiled(fullgraph=True)
+        self._run = torch.compile(own, backend=_joined, dynamic=True, fullgraph=True)
         problem = self._problem(base)
         if problem is not None:
             logger.warning("layers of %s are not compiled: %s", type(base).__name__, problem)
         self.works = problem is None
-        # Should there be more cases than the compiler keeps graphs for, it says so and runs the layer as it is
-        self._run = compiled(fullgraph=False)
 
     @contextmanager
     def stepping(self, cache: SlotCache) -> Iterator[None]:
         """Within the block, a layer that is given this cache is run compiled."""
         with ExitStack() as stack:
             stack.enter_context(grouped_attention(self._config))
+            if self.works:
+                # The trial has made all graphs there are: only what tells these apart is looked at
+                stance = torch.compiler.set_stance("eager_on_recompile", skip_guard_eval_unsafe=True)
+                stack.enter_context(stance)
             for number, layer in self._layers.items():
                 forward = partial(self._forward, layer, number, cache)
                 stack.enter_context(_set(layer, "forward", forward))
@@ -127,7 +133,7 @@ class CompiledLayers:
         return result
 
     def _problem(self, base: PreTrainedModel) -> str | None:
-        """Why compiled layers cannot be had, or do not give what the model gives for one row and for several."""
+        """Why compiled layers cannot be had, or do not give what the model gives for one row and several."""
         if not self._layers:
             return "the model does not say which they are"
         if any("forward" in vars(layer) for layer in self._layers.values()):
@@ -139,7 +145,7 @@ class CompiledLayers:
                 if not (found - expected).norm() <= limit * expected.norm():
                     return "compiled they give other values"
         except (RuntimeError, ImportError, OSError, SubprocessError) as error:
-            return (str(error).strip() or type(error).__name__).splitlines()[0]
+            return " ".join(str(error).split())[:_REASON] or type(error).__name__
         return None
 
 
@@ -147,9 +153,10 @@ def _layers(base: PreTrainedModel) -> dict[int, nn.Module]:
     """The layers by their number in the cache; none where it is not known which they are."""
     num_layers = len(native_cache(base.config).layers)
     for modules in base.modules():
-        if isinstance(modules, nn.ModuleList) and len(modules) == num_layers:
-            if all(_numbers(layer) == {number} for number, layer in enumerate(modules)):
-                return dict(enumerate(modules))
+        if not isinstance(modules, nn.ModuleList) or len(modules) != num_layers:
+            continue
+        if all(_numbers(layer) == {number} for number, layer in enumerate(modules)):
+            return dict(enumerate(modules))
     return {}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 _NAME = "dragoman_grouped"
 
 
+@no_type_check  # what is traced is traced with its decorators
 def attend(
     module: Any,
     query: Tensor,
