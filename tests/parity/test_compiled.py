@@ -24,6 +24,7 @@ from dragoman.rollout.grouped import attend, grouped_attention
 needs_compiler = pytest.mark.skipif(
     not any(shutil.which(name) for name in ("g++", "clang++", "c++")), reason="no C++ compiler"
 )
+FIRST = torch.tensor([0])
 
 
 def made(name: str) -> PreTrainedModel:
@@ -163,11 +164,14 @@ def test_another_attention_is_left_alone() -> None:
 
 @needs_compiler
 def test_one_row_and_the_smallest_batch() -> None:
-    """A batch of one has buffers for two, so that it is one of the cases that were tried."""
+    """A batch of one has buffers for two, so that it is one of the cases that were tried. A token is ruled
+    out, as by a model that pads its vocabulary."""
     model = made("llama")
+    model.lm_head.register_forward_hook(lambda _, given, logits: logits.index_fill(-1, FIRST, -torch.inf))
     decoder = Decoder(model, STOPS, sampling(1, True), token_bytes)
     found = decoder.run([Job(np.arange(4, 8), 6, 0)])
     assert_same(found, by_decoder(model, sampling(1, False), [Job(np.arange(4, 8), 6, 0)]))
+    assert compiled_layers(model) is not None
 
 
 def test_traced_layers_are_the_same_without_a_compiler() -> None:
