@@ -71,7 +71,7 @@ bench-step: $(STAMP) ## A whole training step against TRL's GOLD, in an environm
 	$(BIN)/dragoman assets get pair tokenizers
 	$(BIN)/python benchmarks/step_vs_trl.py --json benchmarks/results/step_vs_trl.json
 
-bench-rollouts: $(STAMP) ## Sampling against transformers' generate, by rows, contexts and vocabulary; twenty minutes
+bench-rollouts: $(STAMP) ## Sampling against transformers' generate, by rows, contexts and vocabulary; twelve minutes
 	$(BIN)/dragoman assets get pair
 	$(BIN)/python benchmarks/rollouts.py --json benchmarks/results/rollouts.json --plot benchmarks/results/rollouts.svg
 

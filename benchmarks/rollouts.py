@@ -6,13 +6,14 @@ For every number of rows the two take turns in one process, who begins changing 
 and limits. Reported are medians of tokens a second and the ratio of them. Ways:
 
 * `dragoman`: responses with log-probs, entropies and stop mass at the time of sampling.
+* `dragoman, compiled`: the same with `rollout.compile: true`.
 * `generate`: `model.generate(do_sample=True)`, ids alone.
 * `generate, scored`: the same, and a pass over what was written for the log-probs that training needs.
 
 Jobs:
 
 * `equal`: different prompts of 32 tokens, all responses as long as `--new-tokens`. For one row it is said how
-  fast weights are read, which each token must read whole, and how fast memory is copied.
+  fast weights and cache are read, how fast memory is copied, and where a step's time goes.
 * `uneven`: twice as many responses as rows, whose lengths vary from an eighth to the whole; `generate` takes
   them in two batches, in the order given.
 * `shared`: all rows continue one prompt of `--prompt-tokens` tokens.
@@ -28,12 +29,14 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from decode_parts import parts, show_parts
 from growth_plot import plot_growth
 
 from dragoman.assets import resolve
@@ -42,7 +45,6 @@ from dragoman.observe.environment import describe_environment
 from dragoman.padding import left_padded
 from dragoman.rollout import Sampling
 from dragoman.rollout.decoder import Decoder, Job
-from dragoman.train.machine import measure_peaks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,11 +57,11 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print one line for each job, write everything with --json."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--model", default="assets:smollm2-135m-instruct")
-    parser.add_argument("--rows", type=int, nargs="*", default=[1, 4, 8, 16])
+    parser.add_argument("--rows", type=int, nargs="*", default=[1, 8, 16])
     parser.add_argument("--new-tokens", type=int, default=32)
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument(
-        "--longest", type=int, default=4096, help="longest context of the growth; 0 leaves it out"
+        "--longest", type=int, default=2048, help="longest context of the growth; 0 leaves it out"
     )
     parser.add_argument("--largest", type=int, default=2**18, help="largest vocabulary; 0 leaves it out")
     parser.add_argument("--repeats", type=int, default=5, help="turns of each way")
@@ -145,8 +147,8 @@ JOBS: dict[str, Callable[[int, argparse.Namespace], list[Job]]] = {
 # --- ways
 
 
-def by_dragoman(model: PreTrainedModel, jobs: Sequence[Job], rows: int) -> None:
-    sampling = Sampling(max_new_tokens=max(job.limit for job in jobs), batch_size=rows)
+def by_dragoman(model: PreTrainedModel, jobs: Sequence[Job], rows: int, compile: bool = False) -> None:
+    sampling = Sampling(max_new_tokens=max(job.limit for job in jobs), batch_size=rows, compile=compile)
     found = Decoder(model, [STOP], sampling, lambda index: b"").run(jobs)
     assert [len(draws.ids) for draws in found] == [job.limit for job in jobs]
 
@@ -184,6 +186,7 @@ def by_generate_scored(model: PreTrainedModel, jobs: Sequence[Job], rows: int) -
 
 WAYS: dict[str, Callable[[PreTrainedModel, Sequence[Job], int], Any]] = {
     "dragoman": by_dragoman,
+    "dragoman, compiled": partial(by_dragoman, compile=True),
     "generate": by_generate,
     "generate, scored": by_generate_scored,
 }
@@ -211,19 +214,9 @@ def measure(
         "tokens_per_second": {way: tokens / median(times) for way, times in seconds.items()},
     }
     if name == "equal" and rows == 1:
-        found |= bandwidth(model, found["tokens_per_second"]["dragoman"])
+        found["parts"] = [parts(model, jobs, STOP, compile=compile) for compile in (False, True)]
     show(found)
     return found
-
-
-def bandwidth(model: PreTrainedModel, tokens_per_second: float) -> dict[str, float]:
-    """Weights read a second, and bytes that a copy reads and writes a second."""
-    peaks = measure_peaks(model.device, torch.float32, width=1024, wide=1024)
-    table = model.get_input_embeddings().weight
-    unread = 0 if model.get_output_embeddings().weight is table else table.numel()
-    weights = 4 * (sum(p.numel() for p in model.parameters()) - unread)
-    read, copy = tokens_per_second * weights, peaks.copy_bytes
-    return {"weights_read_per_second": read, "copy_per_second": copy, "share_of_copy": read / copy}
 
 
 def show(found: dict[str, Any]) -> None:
@@ -231,11 +224,8 @@ def show(found: dict[str, Any]) -> None:
     line = ", ".join(f"{way} {speed:.1f}" for way, speed in speeds.items())
     ratio = speeds["dragoman"] / speeds["generate"]
     print(f"{found['job']:<7}{found['rows']:>4} rows  tokens a second: {line}  ({ratio:.2f} times generate)")
-    if "share_of_copy" in found:
-        print(
-            f"       weights read {found['weights_read_per_second'] / 1e9:.1f} GB/s, "
-            f"{found['share_of_copy']:.0%} of {found['copy_per_second'] / 1e9:.1f} that a copy moves"
-        )
+    for part in found.get("parts", ()):
+        show_parts(part)
     sys.stdout.flush()
 
 

@@ -25,6 +25,13 @@ def test_all_jobs_and_growth(tmp_path: Path) -> None:
     for job in found["jobs"]:
         assert job["tokens_per_second"].keys() == rollouts.WAYS.keys()
         assert job["tokens"] <= 2 * job["rows"] * 4
-    assert found["jobs"][0]["share_of_copy"] > 0
+    # 1000 ids x 16 for the head, which is not the embedding; a layer has 4 x 16 x 16 + 3 x 16 x 16 and two
+    # norms of 16, the model one more. 32 + 2 columns of keys and values of 16
+    weights = 16 * 1000 + 7 * 16 * 16 + 3 * 16
+    for part, compiled in zip(found["jobs"][0]["parts"], (False, True), strict=True):
+        assert part["compile"] is compiled
+        assert part["bytes_a_step"] == 4 * weights + 4 * 2 * 16 * 34
+        assert part["share_of_copy"] == part["read_per_second"] / part["copy_per_second"] > 0
+        assert abs(sum(part["shares"].values()) - 1.0) < 1e-9
     assert all(values for sides in found["growth"].values() for values in sides.values())
     assert plot.read_text().startswith("<?xml")

@@ -144,8 +144,8 @@ def test_layers_with_one_input_are_one_product(changed: bool, shape: tuple[int, 
 
 def test_siblings_are_multiplied_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, times = Attention(), []
-    product = onednn._product
-    monkeypatch.setattr(onednn, "_product", lambda *given: times.append(1) or product(*given))
+    product = onednn._by_onednn
+    monkeypatch.setattr(onednn, "_by_onednn", lambda *given: times.append(1) or product(*given))
     with torch.no_grad(), fast_linears(model, packed=True):
         model(torch.randn(2, 8))
     assert len(times) == 1

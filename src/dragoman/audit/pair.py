@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -130,7 +130,8 @@ def _engine(
     if config.rollout.engine == "recorded":
         scorer = TokenScorer(model, student.tokenization.stop_ids, logit_slice=config.train.logit_slice)
         return RecordedEngine(scorer, student, config.train.batch_tokens(model.device.type))
-    return Sampler(model, student, Sampling.from_config(config.rollout, max_new_tokens=max_new_tokens))
+    sampling = Sampling.from_config(config.rollout, max_new_tokens=max_new_tokens)
+    return Sampler(model, student, replace(sampling, compile=False))
 
 
 def _sampled(records: Sequence[Record]) -> Sampled:

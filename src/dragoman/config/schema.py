@@ -120,6 +120,11 @@ class RolloutConfig(Section):
         description="Texts that end a response where the student writes one; they stay part of it.",
     )
     batch_size: int = Field(default=16, ge=1, description="Responses sampled at once.")
+    compile: bool = Field(
+        default=False,
+        description="Compile the student's layers for sampling. Needs a C++ compiler (on CPU) and half a "
+        "minute at the start of a run; where it fails, layers run as they are, with a warning.",
+    )
     replay: str | None = Field(
         default=None,
         min_length=1,

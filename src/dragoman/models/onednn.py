@@ -15,29 +15,38 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from dragoman.models.traced import known, routed
+
 PACK_ROWS = 16
 """Rows that weights are packed for; the order that oneDNN chooses is the same for all small numbers."""
+MOST_OF_ONE_ROW = 2**22
+"""Values of a weight that torch multiplies with one row; a head of more is read faster by oneDNN."""
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one module that are called one after the other on the same input, by their usual names."""
 
 
 @contextmanager
-def fast_linears(model: nn.Module, *, packed: bool) -> Iterator[None]:
+def fast_linears(model: nn.Module, *, packed: bool, traced: bool = False) -> Iterator[None]:
     """Within the block, and without gradients, linear layers in float32 on CPU are products by oneDNN.
 
     With `packed` their weights are copied once in the order that it reads fastest, which pays for itself
     after some ten calls; weights that change within the block are not seen then. Layers that share an input
-    become one product. Elsewhere nothing changes.
+    become one product. With `traced` as well, torch's compiler passes through the layers
+    (`dragoman.models.traced`). Elsewhere nothing changes.
     """
     with ExitStack() as stack:
         if not torch.is_grad_enabled() and is_available():
             done: dict[int, Tensor] = {}
             for layers in _siblings(model) if packed else ():
                 joint = _Joint(layers)
+                slot = stack.enter_context(known(joint.whole)) if traced else None
                 for number, layer in enumerate(layers):
-                    stack.enter_context(_replaced(layer, partial(joint, number)))
+                    own = partial(joint, number)
+                    stack.enter_context(_replaced(layer, own, slot, joint.size, joint.first[number]))
             for layer in filter(_is_plain, model.modules()):
-                stack.enter_context(_replaced(layer, _alone(layer, packed, done)))
+                alone = _alone(layer, packed, done)
+                slot = stack.enter_context(known(alone)) if traced else None
+                stack.enter_context(_replaced(layer, alone, slot, layer.out_features))
         yield
 
 
@@ -63,9 +72,14 @@ def is_available() -> bool:
 
 
 def _product(packed: Tensor, weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
-    """By oneDNN where inputs are of the weights' precision and autocast does not ask for another."""
-    if not _suits(inputs):
+    """By oneDNN where inputs are of the weights' precision and autocast does not ask for another; not for one
+    row and a weight of few bytes, which torch reads at a higher rate (decision 0018)."""
+    if not _suits(inputs) or (inputs.numel() == weight.shape[1] and weight.numel() <= MOST_OF_ONE_ROW):
         return nn.functional.linear(inputs, weight, bias)
+    return _by_onednn(packed, bias, inputs)
+
+
+def _by_onednn(packed: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
     result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, packed, bias, "none", [], "")
     return result
 
@@ -119,6 +133,8 @@ class _Joint:
         if any(bias is not None for _, bias in self._own):
             filled = [weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in self._own]
             self._bias = torch.cat(filled)
+        self.size = sum(self._sizes)
+        self.first = [sum(self._sizes[:number]) for number in range(len(layers))]
         self._inputs: tuple[Tensor, int] | None = None
         self._parts: tuple[Tensor, ...] = ()
 
@@ -131,12 +147,16 @@ class _Joint:
         given = None if inputs.is_inference() else (inputs, inputs._version)
         known = self._inputs
         if given is None or known is None or known[0] is not inputs or known[1] != given[1]:
-            self._parts = torch.split(_product(self._packed, weight, self._bias, inputs), self._sizes, dim=-1)
+            self._parts = torch.split(self.whole(inputs), self._sizes, dim=-1)
             self._inputs = given
         found = self._parts[number]
         if number == len(self._sizes) - 1:
             self._inputs, self._parts = None, ()
         return found
+
+    def whole(self, inputs: Tensor) -> Tensor:
+        """The products of all layers, side by side."""
+        return _by_onednn(self._packed, self._bias, inputs)
 
 
 def _bias(layer: nn.Linear) -> Tensor | None:
@@ -144,10 +164,15 @@ def _bias(layer: nn.Linear) -> Tensor | None:
 
 
 @contextmanager
-def _replaced(layer: Any, product: partial[Tensor]) -> Iterator[None]:
-    """A layer with another product; hooks on it are called as ever."""
-    vars(layer)["forward"] = product
+def _replaced(
+    layer: Any, product: partial[Tensor], slot: Tensor | None, size: int = 0, first: int = 0
+) -> Iterator[None]:
+    """A layer with another product; hooks on it are called as ever. With a slot, a compiled graph takes the
+    values from `first` on of the `size` that the slot's product has."""
+    own = {"forward": product} if slot is None else routed(layer, product, slot, size, first)
+    vars(layer).update(own)
     try:
         yield
     finally:
-        del vars(layer)["forward"]
+        for name in own:
+            del vars(layer)[name]

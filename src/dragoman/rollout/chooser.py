@@ -35,6 +35,8 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     stop_strings: tuple[str, ...] = ()
+    compile: bool = False
+    """Run layers compiled (`dragoman.rollout.compiled`)."""
 
     @classmethod
     def from_config(
@@ -48,6 +50,7 @@ class Sampling:
             top_p=config.top_p,
             top_k=config.top_k,
             stop_strings=config.stop_strings,
+            compile=config.compile,
         )
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,7 @@ from dragoman.models.loading import causal_lm
 from dragoman.models.onednn import fast_linears
 from dragoman.padding import left_padded
 from dragoman.rollout.chooser import Chosen, Draws, Sampling, StringStops, choose, make_warpers
+from dragoman.rollout.compiled import compiled_layers
 from dragoman.rollout.slots import SlotCache, fits_slots, native_cache, plain_cache
 from dragoman.types import StopReason
 
@@ -107,8 +109,18 @@ class Decoder:
         order = sorted(range(len(jobs)), key=lambda number: -len(jobs[number].context))
         waiting = deque((number, jobs[number]) for number in order)
         found: dict[int, Draws] = {}
-        with torch.no_grad(), evaluating(self._model), fast_linears(self._model, packed=True):
-            batch = _Batch(causal_lm(self._model), self._sampling.batch_size)
+        traced = self._sampling.compile
+        with (
+            torch.no_grad(),
+            evaluating(self._model),
+            fast_linears(self._model, packed=True, traced=traced),
+            ExitStack() as stack,
+        ):
+            base = causal_lm(self._model)
+            compiled = compiled_layers(base) if traced else None
+            batch = _Batch(base, self._sampling.batch_size, num_spare=int(compiled is not None))
+            if compiled is not None:
+                stack.enter_context(compiled.stepping(batch.cache))
             least = max(1, int(self._sampling.batch_size * FREE_SHARE))
             while waiting or batch.rows:
                 free = self._sampling.batch_size - len(batch.rows)
@@ -147,12 +159,15 @@ def _rows(chosen: Chosen) -> list[list[float]]:
 
 
 class _Batch:
-    """Rows being written and their cache."""
+    """Rows being written and their cache. `num_spare` columns in front belong to no row: with one there is
+    always something to mask, which for a compiled graph is one case in place of two."""
 
-    def __init__(self, base: PreTrainedModel, num_slots: int) -> None:
+    def __init__(self, base: PreTrainedModel, num_slots: int, num_spare: int) -> None:
         self._base = base
+        self._num_spare = num_spare
         self._num_layers = len(native_cache(base.config).layers)
-        self._cache = SlotCache(self._num_layers, num_slots)
+        # A compiled graph would be made anew for one slot
+        self.cache = SlotCache(self._num_layers, max(num_slots, 1 + num_spare))
         self._capacity = 0
         self.rows: list[_Running] = []
 
@@ -168,7 +183,7 @@ class _Batch:
         logits = self._forward(ids, mask, positions, read)
         self._make_room(new, read)
         for row, number in zip(new, place, strict=True):
-            self._cache.write(read, number, row.length)
+            self.cache.write(read, number, row.length)
             self.rows.append(row)
         return logits[place]
 
@@ -177,9 +192,9 @@ class _Batch:
         device = self._base.device
         ids = torch.tensor([[int(row.drawn[-1][0])] for row in self.rows], device=device)
         lengths = torch.tensor([row.length for row in self.rows], device=device)
-        columns = torch.arange(self._cache.length + 1, device=device)
-        mask = (columns >= self._cache.length - lengths[:, None]).long()
-        logits = self._forward(ids, mask, lengths[:, None], self._cache)
+        columns = torch.arange(self.cache.length + 1, device=device)
+        mask = (columns >= self.cache.length - lengths[:, None]).long()
+        logits = self._forward(ids, mask, lengths[:, None], self.cache)
         for row in self.rows:
             row.length += 1
         return logits
@@ -189,7 +204,7 @@ class _Batch:
         over = [index for index, row in enumerate(self.rows) if row.is_over]
         found = [self.rows[index] for index in over]
         for index in reversed(over):
-            self._cache.drop(index)
+            self.cache.drop(index)
             self.rows[index] = self.rows[-1]
             self.rows.pop()
         return found
@@ -197,13 +212,13 @@ class _Batch:
     def _make_room(self, new: Sequence[_Running], like: DynamicCache) -> None:
         """Columns for all that rows may still write, those that no row uses any more given up."""
         used = max((row.length for row in self.rows), default=0)
-        length = max(self._cache.length, *(row.length for row in new))
+        length = max(self.cache.length, *(row.length for row in new))
         left = max(row.job.limit - len(row.drawn) for row in [*self.rows, *new])
         if length + left <= self._capacity:
             return
-        length = max(used, *(row.length for row in new))
+        length = max(used, *(row.length for row in new)) + self._num_spare
         self._capacity = length + left
-        self._cache.reserve(like, self._cache.length - used, length, self._capacity)
+        self.cache.reserve(like, self.cache.length - used, length, self._capacity)
 
     def _forward(
         self, ids: Int[Tensor, "B L"], mask: Int[Tensor, "B W"], positions: Int[Tensor, "B L"], cache: object

@@ -257,7 +257,7 @@ def _forward(
     """
     if not (config.eval.forward and heldout):
         return None
-    sampling = replace(_heldout_sampling(config), temperature=1.0, top_p=1.0, top_k=0)
+    sampling = replace(_heldout_sampling(config), temperature=1.0, top_p=1.0, top_k=0, compile=False)
     writer = Sampler(teacher.model, teacher.renderer, sampling)
     writer.check_prompts(heldout)
     stops = sampler.renderer.tokenization.stop_ids
