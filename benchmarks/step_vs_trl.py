@@ -12,7 +12,9 @@ who begins changes each time. The first step of each side is not counted.
 Both write with their own random numbers, so lengths differ a little; the tokens of each are reported. Memory
 is the most that a process holds during a step, weights and optimiser included.
 
-`--sentencepiece` adds dragoman's step with Gemma 3 270M, which GOLD refuses, for the time per operation.
+`--sentencepiece` adds dragoman's step with Gemma 3 270M, which GOLD refuses, and says what it takes per operation
+of the teacher, in ratio to the step with the byte-level one: all of it, and the teacher's stage alone. A step also
+samples and updates, which take no less time with a smaller teacher, so that the first ratio is above 1 for one.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from dragoman.assets import resolve
 from dragoman.observe.environment import describe_environment
 
 ROOT = Path(__file__).parents[1]
+GEMMA = " gemma"
+"""What the name of a side with the SentencePiece teacher ends with."""
 TOPICS = (
     "a lighthouse keeper who finds a letter",
     "how bread is made, from the field to the table",
@@ -125,7 +129,7 @@ def start(args: argparse.Namespace, teacher: Path) -> dict[str, WorkerProcess]:
         sides[f"dragoman {method}"] = ("dragoman", Path(sys.executable), {"method": method})
         if args.sentencepiece:
             gemma = {"method": method, "teacher": "assets:gemma-3-270m"}
-            sides[f"dragoman {method} gemma"] = ("dragoman", Path(sys.executable), gemma)
+            sides[f"dragoman {method}{GEMMA}"] = ("dragoman", Path(sys.executable), gemma)
     overrides: dict[str, Any] = {
         key: json.loads(value) for key, value in (one.split("=", 1) for one in args.set)
     }
@@ -167,6 +171,7 @@ def side_result(worker: WorkerProcess, steps: list[dict[str, Any]]) -> dict[str,
         "peak_bytes": median(step["peak_bytes"] for step in steps),
         "tokens": median(step["tokens"] for step in steps),
         "stages": {name: median(step["stages"].get(name, 0.0) for step in steps) for name in sorted(stages)},
+        "teacher_flops": median(step.get("teacher_flops", 0) for step in steps) or None,
         "steps": steps,
     }
 
@@ -181,6 +186,21 @@ def show(sides: dict[str, dict[str, Any]]) -> None:
             f"{found['peak_bytes'] / 2**20:8.0f} MB ({found['peak_bytes'] / first['peak_bytes']:.2f})"
             f"  {found['tokens']:.0f} tokens  {stages}"
         )
+    for name, found in sides.items():
+        if (byte_level := sides.get(name.removesuffix(GEMMA))) is not found and byte_level is not None:
+            whole, teacher = per_flop(found, byte_level)
+            print(
+                f"{name}: per operation of the teacher {whole:.2f} of the byte-level step, "
+                f"{teacher:.2f} of its teacher stage"
+            )
+
+
+def per_flop(found: dict[str, Any], other: dict[str, Any]) -> tuple[float, float]:
+    """Seconds per operation of the teacher in ratio to another step's: of all of it, and of the teacher's
+    stage."""
+    work = found["teacher_flops"] / other["teacher_flops"]
+    stages = found["stages"]["teacher"] / other["stages"]["teacher"]
+    return found["seconds"] / other["seconds"] / work, stages / work
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python step_worker.py trl|dragoman SETTINGS.json
 
 The answer to the first line is written when the models are loaded, each further one when a step is done:
-{"seconds", "peak_bytes" (of the whole process, during the step), "tokens" (sampled), "stages"}.
+{"seconds", "peak_bytes" (of the whole process, during the step), "tokens" (sampled), "stages"}; dragoman's side
+adds "teacher_flops".
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def run_dragoman(settings: Settings, pipe: Pipe) -> None:
     from dragoman.api import as_prompts
     from dragoman.config import load_config
     from dragoman.methods import method_defaults
+    from dragoman.models.flops import scoring_flops
     from dragoman.pipeline import Stopwatch
     from dragoman.rollout import Request
     from dragoman.train.setup import build_session
@@ -78,7 +80,13 @@ def run_dragoman(settings: Settings, pipe: Pipe) -> None:
             session.updater.update(records, step)
         seconds = time.perf_counter() - began
         tokens = sum(len(record.rollout.completion) for record in records)
-        pipe.answer(seconds=seconds, peak_bytes=resident("VmHWM"), tokens=tokens, stages=dict(watch.seconds))
+        pipe.answer(
+            seconds=seconds,
+            peak_bytes=resident("VmHWM"),
+            tokens=tokens,
+            stages=dict(watch.seconds),
+            teacher_flops=scoring_flops(session.teacher.model, records),
+        )
 
 
 def run_trl(settings: Settings, pipe: Pipe) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
 from dragoman.train.profile import STAGES, _bound, _Watch
 
@@ -15,7 +16,7 @@ Call = Callable[..., Any]
 
 
 @pytest.mark.parametrize("method", ["span", "sft"])
-def test_stages_as_json(call: Call, config: Path, tmp_path: Path, method: str) -> None:
+def test_stages_as_json(call: Call, config: Path, student: Path, tmp_path: Path, method: str) -> None:
     before = set(tmp_path.rglob("*"))
     found = call("profile", config, "--json", "--steps", "2", f"method.name={method}")
     assert found.code == 0
@@ -34,7 +35,11 @@ def test_stages_as_json(call: Call, config: Path, tmp_path: Path, method: str) -
     with_models = wanted & {"rollout", "teacher", "forward", "loss", "backward"}
     assert {name for name, stage in stages.items() if stage["matmul_share"] is not None} == with_models
     assert stages["backward"]["flops"] == 2 * stages["forward"]["flops"]
-    assert {name for name, stage in stages.items() if stage["copy_share"] is not None} == {"rollout"}
+    moving = {name: stage["bytes"] for name, stage in stages.items() if stage["copy_share"] is not None}
+    assert moving.keys() == {"rollout", "optimiser"}
+    # Weights, two moments read and written, gradients read: seven times four bytes a weight
+    weights = load_file(student / "model.safetensors")
+    assert moving["optimiser"] == 28 * sum(weight.size for weight in weights.values())
     assert value["peaks"]["matmul_flops"] > 0 and value["peaks"]["copy_bytes"] > 0
 
 

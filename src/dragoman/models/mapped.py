@@ -1,5 +1,5 @@
-"""Weights that are a file mapped into memory, as those of safetensors are on CPU: between two uses their pages
-need not be held, as the file has the same bytes (Linux; elsewhere they stay)."""
+"""Weights that are a file mapped into memory, as those of safetensors are on CPU: between two uses their
+pages need not be held, as the file has the same bytes (Linux; elsewhere they stay)."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from dragoman.audit.cost import seconds_when_done
 from dragoman.methods import Writer
-from dragoman.models.flops import pass_flops, student_lengths, teacher_lengths
+from dragoman.models.flops import head_size, pass_flops, scoring_flops, student_lengths
 from dragoman.models.loading import causal_lm, model_size
 from dragoman.observe import Record
 from dragoman.pipeline import Stopwatch
@@ -45,7 +45,8 @@ class StageProfile:
 
     Shares are of the machine's measured peaks, products in the precision of the update; None where nothing is
     known of the stage's operations or bytes. Known are those of a model's passes, without padding (a prompt
-    counts for each of its responses, though it is read once), and of the weights a decoding step reads.
+    counts for each of its responses, though it is read once), of the weights a decoding step reads, and of
+    what the optimiser reads and writes.
     """
 
     seconds: float
@@ -212,7 +213,7 @@ def _bound(name: str, matmul_share: float | None, copy_share: float | None) -> s
     if max(compute, memory) >= BOUND:
         return "arithmetic" if compute >= memory else "memory"
     if matmul_share is None and copy_share is None:
-        return "Python and numpy" if name in ("render", "align", "supervise") else "not known"
+        return "Python and numpy" if name in ("render", "align", "supervise", "other") else "not known"
     return "neither peak: small operations, padding, other kernels"
 
 
@@ -226,13 +227,9 @@ def _flops(session: Session, name: str, records: Sequence[Record]) -> int | None
     if name == "reference":
         return pass_flops(student, lengths)
     if name == "teacher":
-        # The head sees the tokens that are scored alone
-        size = _head_size(session.teacher.model)
-        scored = sum(len(r.view.completion) for r in records if r.view is not None)
-        whole = teacher_lengths(records)
-        return pass_flops(teacher, whole) - 2 * size * (int(np.sum(whole)) - scored)
+        return scoring_flops(session.teacher.model, records)
     epochs = session.config.train.epochs
-    head = 2 * _head_size(session.model)
+    head = 2 * head_size(session.model)
     body = epochs * (pass_flops(student, lengths) - head * int(np.sum(lengths)))
     trained = sum(int((r.supervision.weight > 0).sum()) for r in records if r.supervision is not None)
     is_head_trained = causal_lm(session.model).get_output_embeddings().weight.requires_grad
@@ -244,7 +241,13 @@ def _flops(session: Session, name: str, records: Sequence[Record]) -> int | None
 
 
 def _bytes(session: Session, name: str, watch: _Watch) -> int | None:
-    """Weights read while sampling: all of them for each pass. None for other stages."""
+    """Memory a stage has to move: while sampling all weights for each pass; in the optimiser weights,
+    gradients and both moments, of which all but the gradients are written too. None for other stages."""
+    if name == "optimiser":
+        config = session.config.train
+        trained = [weight for weight in session.model.parameters() if weight.requires_grad]
+        moved = sum(7 * weight.numel() * weight.element_size() for weight in trained)
+        return int(moved * config.epochs * config.minibatches)
     if name != "rollout" or not watch.calls:
         return None
     writer = session.teacher.model if session.method.writer is Writer.TEACHER else session.model
@@ -263,7 +266,3 @@ def _update_dtype(session: Session) -> torch.dtype:
 def _trained_share(model: nn.Module) -> float:
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, is_trained in sizes if is_trained) / sum(size for size, _ in sizes)
-
-
-def _head_size(model: Any) -> int:
-    return int(causal_lm(model).get_output_embeddings().weight.numel())
