@@ -1,5 +1,5 @@
-"""What supervision by rows costs, by counts that no busy machine changes: calls of functions and of the student's
-tokenizer, and arrays of the size of a vocabulary."""
+"""What supervision by rows costs, by counts that no busy machine changes: calls of functions and of the
+student's tokenizer, and arrays of the size of a vocabulary."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_switched_off_nothing_is_read_or_written(root: Path, monkeypatch: pytest
 
 def test_without_a_key_or_when_small_nothing_is_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stored.stored(None, "table", lambda: ARRAYS) is ARRAYS
-    monkeypatch.setattr(stored, "LEAST_BYTES", 1 << 18)
+    monkeypatch.setattr(stored, "LEAST_BYTES", 1 << 14)
     assert stored.stored("key", "table", lambda: {"a": np.zeros(100)})["a"].sum() == 0
     assert not root.exists()
 

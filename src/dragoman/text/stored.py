@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Raised with every change of what a table holds."""
-LEAST_BYTES = 1 << 18
+LEAST_BYTES = 1 << 14
 """Tables below this are made in less time than it takes to open them, and not written."""
 SWITCH = "DRAGOMAN_TABLES"
 MANIFEST = "manifest.json"

@@ -98,12 +98,12 @@ def largest(
     mass: Float64[np.ndarray, " V"], topk: int | None, always: int = NOWHERE
 ) -> Int64[np.ndarray, " k"]:
     """The places of the `topk` largest positive masses, ascending, `always` among them if it has mass."""
-    ids = np.flatnonzero(mass > 0.0)
-    if topk is None or len(ids) <= topk:
-        return ids
     # A partition is far cheaper than sorting all of a vocabulary.
-    least = np.partition(mass[ids], -topk)[-topk]
-    ids = ids[mass[ids] >= least]
+    least = 0.0 if topk is None or len(mass) <= topk else np.partition(mass, -topk)[-topk]
+    if topk is None or not least > 0.0:
+        # Fewer than `topk`.
+        return np.flatnonzero(mass > 0.0)
+    ids = np.flatnonzero(mass >= least)
     # A stable order, so that ties are cut alike everywhere.
     found = ids[np.argsort(-mass[ids], kind="stable")[:topk]]
     if always != NOWHERE and mass[always] > 0.0 and always not in found:

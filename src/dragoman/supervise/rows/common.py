@@ -202,9 +202,9 @@ def root(response: Response, index: int, targets: Int64[np.ndarray, " Vt"]) -> M
     """
     place = int(response.teacher_of[index])
     row = response.teacher[place]
-    if not row.known.sum() > 0.0:
+    if row.named is not None and not row.known.sum() > 0.0:
         return None
-    ids, of_id, nowhere = gathered(targets[row.ids], row.known)
+    ids, of_id, nowhere = gathered(targets if row.named is None else targets[row.named], row.known)
     mass = Mass(ids=ids, of_id=of_id, rest=nowhere + row.tail)
     if response.kind(index) == ChunkKind.EVENT and targets[response.tokens.ids[place]] == NOWHERE:
         mass.move(response.teacher.realised(place), NOWHERE, int(response.target[index]))

@@ -117,7 +117,8 @@ class Continued:
 
     def __init__(self, tables: PairTables) -> None:
         self._tables = tables
-        self._known: dict[tuple[tuple[int, ...], bytes, int], int] = {}
+        self._known: dict[tuple[tuple[int, ...], bytes], dict[int, int]] = {}
+        self._num_known = 0
 
     def __call__(self, written: tuple[int, ...], data: bytes, following: Sequence[int]) -> list[int]:
         """Of each teacher token w in `following` the student token behind `written` in the student's own
@@ -126,36 +127,45 @@ class Continued:
         `JOINED` where that does not start with `written`; `NOWHERE` where that, or the next token, is not
         known: white space is divided in view of what comes behind it, so it is tried before a letter too.
         """
-        self.prepare([(written, data, following)])
-        return [self._known[written, data, w] for w in following]
+        known = self._known.get((written, data), {})
+        if any(w not in known for w in following):
+            self.prepare([(written, data, following)])
+            known = self._known[written, data]
+        return [known[w] for w in following]
 
     def prepare(self, questions: Sequence[Question]) -> None:
         """Find the answers to many questions with one call of the tokenizer."""
-        if len(self._known) > _KEPT:
+        if self._num_known > _KEPT:
             self._known.clear()
-        unknown = list(
-            dict.fromkeys(
-                (written, data, w)
-                for written, data, following in questions
-                for w in following
-                if (written, data, w) not in self._known
-            )
-        )
-        if not unknown:
+            self._num_known = 0
+        asked: dict[tuple[tuple[int, ...], bytes], dict[int, None]] = {}
+        for written, data, following in questions:
+            known = self._known.get((written, data), {})
+            unknown = dict.fromkeys(w for w in following if w not in known)
+            asked.setdefault((written, data), {}).update(unknown)
+        numbers = [(key, w) for key, following in asked.items() for w in following]
+        if not numbers:
             return
-        pieces = self._tables.teacher.strings.take(np.array([w for _, _, w in unknown], np.int64)).tolist()
+        answers = self._answers([key for key, _ in numbers], [w for _, w in numbers])
+        for (key, w), answer in zip(numbers, answers, strict=True):
+            self._known.setdefault(key, {})[w] = answer
+        self._num_known += len(numbers)
+
+    def _answers(self, keys: list[tuple[tuple[int, ...], bytes]], following: list[int]) -> list[int]:
+        """The student token behind `keys[n]` when teacher token `following[n]` is next."""
+        pieces = self._tables.teacher.strings.take(np.array(following, np.int64)).tolist()
         blank = [n for n, piece in enumerate(pieces) if piece[-1:] in _BLANKS]
-        plain = [data + piece for (_, data, _), piece in zip(unknown, pieces, strict=True)]
-        written = [own for own, _, _ in unknown]
+        plain = [data + piece for (_, data), piece in zip(keys, pieces, strict=True)]
+        written = [own for own, _ in keys]
         found = self._next(
             [*written, *(written[n] for n in blank)], [*plain, *(plain[n] + self.letter for n in blank)]
         )
-        for n, other in zip(blank, found[len(unknown) :], strict=True):
+        for n, other in zip(blank, found[len(keys) :], strict=True):
             if other != found[n]:
                 # Behind blanks there will be something, behind a line break anything.
                 impossible = other == JOINED and pieces[n][-1:] not in _BREAKS
                 found[n] = JOINED if impossible else NOWHERE
-        self._known.update(zip(unknown, found[: len(unknown)], strict=True))
+        return found[: len(keys)]
 
     @cached_property
     def letter(self) -> bytes:
