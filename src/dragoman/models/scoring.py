@@ -92,9 +92,9 @@ class TokenScorer(nn.Module):
 
         Sequences are padded on the right; or several lie in a row, which `position_ids` tells apart
         (`dragoman.models.packing`). Gradients flow through `logp`, `entropy`, `candidate_logp`, `rest_logp`
-        and `sorted_logp` only; reductions in float32. With a `loss`, the answer is its sum over slices of tokens
-        in place of the scores, times `scale`; no slice ends within a unit (tokens of the same `unit_of`, but
-        -1). With `in_place` the head's gradient may be added to it at once (`fused_loss`).
+        and `sorted_logp` only; reductions in float32. With a `loss`, the answer is its sum over slices of
+        tokens in place of the scores, times `scale`; no slice ends within a unit (tokens of the same
+        `unit_of`, but -1). With `in_place` the head's gradient may be added to it at once (`fused_loss`).
         """
         base = causal_lm(self.model)
         # A mask for each row would hide that there are several sequences in it.
