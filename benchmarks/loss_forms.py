@@ -39,9 +39,9 @@ def make_problem(positions: int, num_ids: int, width: int) -> Problem:
     head = nn.Linear(width, num_ids, bias=False)
     nn.init.normal_(head.weight, std=3.0 * width**-0.5, generator=generator)
     hidden = torch.randn((positions, width), generator=generator).requires_grad_()
-    ids = torch.stack(
-        [torch.randperm(num_ids, generator=generator)[:CANDIDATES].sort().values for _ in range(positions)]
-    )
+    first = torch.randperm(num_ids, generator=generator)[:CANDIDATES]
+    shift = torch.randint(num_ids, (positions, 1), generator=generator)
+    ids = ((first + shift) % num_ids).sort().values  # different ones in each row
     mass = torch.rand((positions, CANDIDATES), generator=generator) + 1e-3
     teacher = 0.9 * mass / mass.sum(-1, keepdim=True)
     return Problem(

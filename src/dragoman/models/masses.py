@@ -13,8 +13,8 @@ s for exp(l - total),
     dl[p, v] = g_total s + g_rest free exp(l - rest) - g_entropy s (log s + entropy) + g_picked of [p, v]
 
 The logits are exponentiated in their place, and the gradient is written over these exponentials: a slice
-costs one buffer of its size, forward and backward. All is said of centred logits, the largest of a position 0, so that
-differences of masses keep their last digits.
+costs one buffer of its size, forward and backward. All is said of centred logits, the largest of a
+position 0, so that differences of masses keep their last digits.
 """
 
 from __future__ import annotations
