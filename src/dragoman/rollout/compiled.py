@@ -34,8 +34,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _INDEX = "layer_idx"
-_ROWS, _TOKENS, _END, _CAPACITY = 3, 5, 37, 53
-"""Of the trial: all sizes differ, so that the compiler does not take one for another."""
+_TOKENS = 5
+"""Of a context in the trial."""
+_MADE = ((1, 13, 37, 53), (11, 13, 37, 53))
+"""Rows, slots, columns in use and in all, for which graphs are made. A size that a model has too, such as its
+number of heads, would be taken for that."""
+_CHECKED = ((1, 2, 19, 29), (2, 7, 23, 31))
+"""Sizes that these graphs must serve as well."""
 _REASON = 300
 """Characters of what the compiler says that a warning repeats."""
 
@@ -109,9 +114,9 @@ class CompiledLayers:
         with ExitStack() as stack:
             stack.enter_context(grouped_attention(self._config))
             if self.works:
-                # The trial has made all graphs there are: only what tells these apart is looked at
-                stance = torch.compiler.set_stance("eager_on_recompile", skip_guard_eval_unsafe=True)
-                stack.enter_context(stance)
+                # The trial has made all graphs there are, and other sizes were tried under this stance: only
+                # what tells graphs apart is looked at
+                stack.enter_context(torch.compiler.set_stance("default", skip_guard_eval_unsafe=True))
             for number, layer in self._layers.items():
                 forward = partial(self._forward, layer, number, cache)
                 stack.enter_context(_set(layer, "forward", forward))
@@ -139,8 +144,9 @@ class CompiledLayers:
         if any("forward" in vars(layer) for layer in self._layers.values()):
             return "they have been wrapped by another library"
         try:
-            for rows in (1, _ROWS):
-                expected, found = (_trial(base, rows, by) for by in (None, self))
+            for sizes in _MADE + _CHECKED:
+                self.works = sizes in _CHECKED
+                expected, found = (_trial(base, *sizes, by) for by in (None, self))
                 if not _is_close(found, expected):
                     return "compiled they give other values"
         except (RuntimeError, ImportError, OSError, SubprocessError) as error:
@@ -172,7 +178,9 @@ def _numbers(layer: nn.Module) -> set[int]:
     return {vars(part)[_INDEX] for part in layer.modules() if _INDEX in vars(part)}
 
 
-def _trial(base: PreTrainedModel, rows: int, compiled: CompiledLayers | None) -> Float[Tensor, "B V"]:
+def _trial(
+    base: PreTrainedModel, rows: int, slots: int, end: int, capacity: int, compiled: CompiledLayers | None
+) -> Float[Tensor, "B V"]:
     """Logits of one step behind a few tokens."""
     num_ids = base.config.get_text_config().vocab_size
     ids = torch.arange(1, 1 + rows * (_TOKENS + 1), device=base.device).view(rows, -1) % num_ids
@@ -187,18 +195,18 @@ def _trial(base: PreTrainedModel, rows: int, compiled: CompiledLayers | None) ->
         past_key_values=read,
         use_cache=True,
     )
-    slots = SlotCache(len(read.layers), rows + 2)
-    slots.reserve(read, 0, _END - 1, _CAPACITY)
+    cache = SlotCache(len(read.layers), slots)
+    cache.reserve(read, 0, end - 1, capacity)
     for row in range(rows):
-        slots.write(read, row, _TOKENS)
+        cache.write(read, row, _TOKENS)
     with ExitStack() as stack:
         if compiled is not None:
-            stack.enter_context(compiled.stepping(slots))
+            stack.enter_context(compiled.stepping(cache))
         output = base(
             input_ids=ids[:, _TOKENS:],
-            attention_mask=nn.functional.pad(mask, (_END - _TOKENS - 1, 0)),
+            attention_mask=nn.functional.pad(mask, (end - _TOKENS - 1, 0)),
             position_ids=positions[:, _TOKENS:],
-            past_key_values=slots,
+            past_key_values=cache,
             use_cache=True,
         )
     logits: Tensor = output.logits[:, -1]
