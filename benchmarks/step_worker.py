@@ -3,8 +3,8 @@
     python step_worker.py trl|dragoman SETTINGS.json
 
 The answer to the first line is written when the models are loaded, each further one when a step is done:
-{"seconds", "peak_bytes" (of the whole process, during the step), "tokens" (sampled), "stages"}; dragoman's side
-adds "teacher_flops".
+{"seconds", "peak_bytes" (of the whole process, during the step), "tokens" (sampled), "stages"}; dragoman's
+side adds "teacher_flops".
 """
 
 from __future__ import annotations

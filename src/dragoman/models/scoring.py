@@ -92,18 +92,11 @@ class TokenScorer(nn.Module):
         """Score target n by what the model predicts after position `[row[n], column[n]]`.
 
         Sequences are padded on the right; or several lie in a row, which `position_ids` tells apart
-<<<<<<< HEAD
         (`dragoman.models.packing`). With a `cache` they go on behind what it holds, and are added to it; no
         mask is read then. Gradients flow through `logp`, `entropy`, `candidate_logp`, `rest_logp` and
         `sorted_logp` only; reductions in float32. With a `loss`, the answer is its sum over slices of tokens
         in place of the scores, times `scale`; no slice ends within a unit (tokens of the same `unit_of`, but
         -1). With `in_place` the head's gradient may be added to it at once (`fused_loss`).
-=======
-        (`dragoman.models.packing`). Gradients flow through `logp`, `entropy`, `candidate_logp`, `rest_logp`
-        and `sorted_logp` only; reductions in float32. With a `loss`, the answer is its sum over slices of
-        tokens in place of the scores, times `scale`; no slice ends within a unit (tokens of the same
-        `unit_of`, but -1). With `in_place` the head's gradient may be added to it at once (`fused_loss`).
->>>>>>> kernels
         """
         base = causal_lm(self.model)
         asked_of_model: dict[str, Any] = {"attention_mask": attention_mask, "use_cache": False}
