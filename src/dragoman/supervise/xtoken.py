@@ -147,8 +147,9 @@ def projected(response: Response, index: int, columns: Projection, topk: int | N
     """
     place = int(response.teacher_of[index])
     row = response.teacher[place]
-    is_used = columns.sizes[row.ids] > 0
-    used, own = row.ids[is_used], row.known[is_used]
+    full = row.named is None
+    places = columns.used if full else np.flatnonzero(columns.sizes[row.ids] > 0)
+    used, own = places if full else row.ids[places], row.known[places]
     if not starts_chunk(response, index) or not own.any():
         return None
     stops = sorted(response.tables.teacher.stop_ids)
@@ -158,12 +159,13 @@ def projected(response: Response, index: int, columns: Projection, topk: int | N
     found = used[chosen]
     sizes = columns.sizes[found]
     members = stretches(columns.bounds[found], sizes)
-    outside = float(np.delete(own, chosen).sum()) + float(row.known[~is_used].sum())
+    outside = row.known.copy()
+    outside[places[chosen]] = 0.0
     return Candidates(
         ids=columns.ids[members],
         sizes=sizes,
         mass=own[chosen],
-        left=row.tail + outside,
+        left=row.tail + float(outside.sum()),
         weight=columns.weight[members],
     )
 
