@@ -14,8 +14,8 @@ is the most that a process holds during a step, weights and optimiser included.
 
 `--sentencepiece` adds dragoman's step with Gemma 3 270M, which GOLD refuses, and says what it takes per
 operation of the teacher, in ratio to the step with the byte-level one: all of it, and the teacher's stage. A
-step also samples and updates, which take no less time with a smaller teacher, so that the first ratio is above
-1 for one.
+step also samples and updates, which take no less time with a smaller teacher, so that the first ratio is more
+than 1 for one.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -33,24 +31,3 @@ def test_by_default_products_are_in_float32_and_threads_stay() -> None:
     use_settings(RunConfig())
     assert torch.get_num_threads() == 3
     assert torch.get_float32_matmul_precision() == "highest"
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's parameters")
-def test_freed_blocks_are_kept() -> None:
-    """In a process of its own, as the allocator's settings are the process's: blocks of 16 MB that
-    were freed are given out again without the system filling their pages."""
-    script = (
-        "import resource, torch\n"
-        "from dragoman.models.settings import keep_freed_memory\n"
-        "assert keep_freed_memory()\n"
-        "def faults():\n"
-        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "for turn in range(3):\n"
-        "    before = faults()\n"
-        "    blocks = [torch.ones(2**22) for _ in range(8)]\n"
-        "    del blocks\n"
-        "print(faults() - before)\n"
-    )
-    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    # 128 MB are 32,768 pages
-    assert int(found.stdout) < 100
