@@ -20,6 +20,7 @@ from torch import Tensor
 
 from dragoman.models import evaluating
 from dragoman.models.loading import causal_lm
+from dragoman.models.memory import give_back_freed
 from dragoman.models.onednn import fast_linears
 from dragoman.padding import left_padded
 from dragoman.rollout.chooser import Chosen, Draws, Sampling, StringStops, choose, make_warpers
@@ -132,6 +133,7 @@ class Decoder:
                     self._draw(batch.step(), batch.rows)
                 for row in batch.end():
                     found[row.number] = row.draws()
+        give_back_freed()
         return [found[number] for number in range(len(jobs))]
 
     def _running(self, number: int, job: Job) -> _Running:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dragoman.config import TeacherConfig
 from dragoman.models import Span, SpanScores, TokenScorer, context_length, score_spans
-from dragoman.models.mapped import give_back_pages
+from dragoman.models.memory import give_back_pages
 from dragoman.render import Renderer
 from dragoman.text import Tokenization
 from dragoman.types import DropReason, Event, Rollout, TeacherCaps, TeacherLevel, TeacherScores, TeacherView

@@ -15,6 +15,7 @@ from torch import Tensor
 from dragoman.config import Config, TrainConfig
 from dragoman.errors import TrainingError
 from dragoman.models import TokenScorer
+from dragoman.models.memory import give_back_freed
 from dragoman.objective import Objective, modified
 from dragoman.observe import Metrics, Ratio, Record
 from dragoman.padding import Packing
@@ -89,6 +90,7 @@ class Updater:
             for part in _parts(records, self._config.train.minibatches):
                 metrics = metrics.merge(self._optimiser_step(part, step, watch or Stopwatch()))
         self._scorer.eval()
+        give_back_freed()
         return metrics
 
     def _optimiser_step(self, records: Sequence[Record], step: int, watch: Stopwatch) -> Metrics:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from dragoman.models.mapped import Mapping, file_mappings, give_back_pages
+from dragoman.models.memory import Mapping, file_mappings, give_back_pages
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="pages are let go of on Linux only")
 
@@ -90,3 +92,25 @@ def test_weights_of_no_file_stay() -> None:
     before = layer.weight.detach().clone()
     assert give_back_pages(layer) == 0
     assert torch.equal(layer.weight, before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc_trim")
+def test_freed_blocks_go_back_to_the_system() -> None:
+    """In a process of its own, as the memory of other tests is the process's too: small blocks with one that
+    stays behind them, so that the heap cannot shrink by itself."""
+    script = (
+        "from pathlib import Path\n"
+        "from dragoman.models.memory import give_back_freed\n"
+        "def anonymous():\n"
+        "    lines = Path('/proc/self/status').read_text().splitlines()\n"
+        "    return next(int(line.split()[1]) for line in lines if line.startswith('RssAnon'))\n"
+        "blocks = [b'x' * 65536 for _ in range(1000)]\n"
+        "last = b'x' * 65536\n"
+        "del blocks\n"
+        "before = anonymous()\n"
+        "give_back_freed()\n"
+        "print(before - anonymous())\n"
+    )
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    # Kilobytes; the blocks were 64,000
+    assert int(found.stdout) > 50_000
