@@ -309,9 +309,9 @@ def test_evaluation_does_not_depend_on_its_batches(folders: tuple[Path, Path]) -
 def test_a_student_that_is_its_teacher_has_no_distance(folders: tuple[Path, Path]) -> None:
     student, _ = folders
     found = evaluate(pipeline_of(student, student), PROMPTS, samples=2, seed=3)
-    # The teacher scores the canonical ids of the same text, so only rollouts of those ids agree.
-    own = [r for r in found.records if r.rollout.completion.canonical.all()]
-    assert own
+    # The teacher scores the canonical ids of the same text, without control tokens inside it.
+    own = [r for r in found.records if np.array_equal(r.view.completion.ids, r.rollout.completion.ids)]
+    assert len(own) > len(found.records) // 2
     total = Metrics().merge(*map(measure, own))
     assert total.ratios["kl_per_byte"].value == pytest.approx(0.0, abs=1e-5)
     assert total.ratios["coverage"].value == 1.0
