@@ -219,8 +219,10 @@ class _TableScorer(torch.nn.Module):
         is_stop: Tensor,
         candidates: Candidates | None = None,
         num_sorted: int = 0,
+        position_ids: Tensor | None = None,
     ) -> TokenScores:
-        """Scores of tokens from states; only what losses read is there."""
+        """Scores of tokens from states; only what losses read is there. Nothing is packed, so positions say
+        nothing."""
         state, ids = row.numpy(), target.numpy()
         self._look_up(state)
         total_N = self.table.logsumexp(-1)
