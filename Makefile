@@ -64,7 +64,7 @@ bench-lab: $(STAMP) ## Every method in every world of the lab, and worlds not us
 
 bench-loss: $(STAMP) ## Time and memory of head and loss, in one pass and on whole logits; a quarter of an hour
 	$(BIN)/python benchmarks/loss_kernels.py --json benchmarks/results/loss_kernels.json
-	$(BIN)/python benchmarks/loss_kernels.py --growth --repeats 3 --json benchmarks/results/loss_growth.json \
+	$(BIN)/python benchmarks/loss_kernels.py --growth --json benchmarks/results/loss_growth.json \
 	  --plot benchmarks/results/loss_growth.svg
 
 bench-step: $(STAMP) ## A whole training step against TRL's GOLD, in an environment made for it; half an hour
