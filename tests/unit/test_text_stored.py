@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -67,6 +68,11 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
+def first_of(listed: dict[str, str]) -> dict[str, str]:
+    """A manifest that is right about one array and leaves out the others."""
+    return dict([*listed.items()][:1])
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -77,6 +83,8 @@ def flip(file: Path) -> None:
         ("manifest.json", cut),
         ("manifest.json", lambda file: file.write_text("[]")),
         ("manifest.json", lambda file: file.write_text('{"numbers": 3}')),
+        ("manifest.json", lambda file: file.write_text("{}")),
+        ("manifest.json", lambda file: file.write_text(json.dumps(first_of(json.loads(file.read_text()))))),
         ("manifest.json", lambda file: file.write_bytes(b"\xff\xfe")),
     ],
 )
@@ -108,6 +116,62 @@ def test_a_folder_that_cannot_be_written_is_no_error(root: Path, caplog: pytest.
     with caplog.at_level(logging.INFO):
         assert stored.stored("key", "table", lambda: ARRAYS) is ARRAYS
     assert "are not kept" in caplog.text
+
+
+def test_a_folder_that_cannot_be_looked_at_is_no_error(root: Path) -> None:
+    # No file system has names of so many bytes: every question about it is an OSError.
+    assert stored.stored("k" * 5000, "table", lambda: ARRAYS) is ARRAYS
+
+
+def test_without_a_home_folder_no_table_is_kept(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(stored.SWITCH, "on")
+    monkeypatch.setenv("DRAGOMAN_HOME", "~nobody-of-this-name/dragoman")
+    with caplog.at_level(logging.INFO):
+        assert stored.stored("key", "table", lambda: ARRAYS) is ARRAYS
+    assert "are not kept" in caplog.text
+
+
+def test_others_may_read_what_the_umask_lets_them(root: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        stored.stored("key", "table", lambda: ARRAYS)
+    finally:
+        os.umask(before)
+    place = root / "key" / "table"
+    assert place.stat().st_mode & 0o777 == 0o755
+    assert {file.stat().st_mode & 0o777 for file in place.iterdir()} == {0o644}
+
+
+def test_what_a_killed_process_left_is_removed_a_day_later(root: Path) -> None:
+    for name, hours in ((".table-old", 25), (".table-new", 23), (".other-old", 25)):
+        left = root / "key" / name
+        left.mkdir(parents=True)
+        (left / "numbers.npy").write_bytes(b"half")
+        then = time.time() - 3600 * hours
+        os.utime(left, (then, then))
+    stored.stored("key", "table", lambda: ARRAYS)
+    assert {path.name for path in (root / "key").iterdir()} == {".table-new", ".other-old", "table"}
+
+
+def test_a_damaged_folder_that_cannot_be_replaced_leaves_nothing_behind(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored.stored("key", "table", lambda: ARRAYS)
+    cut(root / "key" / "table" / "numbers.npy")
+    rename = Path.rename
+
+    def renamed(self: Path, target: Path) -> Path:
+        if target.name == "table":
+            raise OSError("no renaming to the table's own name")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    with caplog.at_level(logging.INFO):
+        assert stored.stored("key", "table", lambda: ARRAYS) is ARRAYS
+    assert "no renaming" in caplog.text
+    assert not [*(root / "key").iterdir()]
 
 
 def test_switched_off_nothing_is_read_or_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
