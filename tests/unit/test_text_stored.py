@@ -6,6 +6,8 @@ import json
 import logging
 import multiprocessing
 import os
+import re
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +16,6 @@ import numpy as np
 import pytest
 
 import tiny
-import toy
 from dragoman.errors import TokenizerError
 from dragoman.supervise.rows.longer import Continued
 from dragoman.supervise.xtoken import stored_projection
@@ -270,13 +271,32 @@ def test_what_tables_depend_on_is_in_the_fingerprint(root: Path, tmp_path: Path)
     assert len({side.fingerprint for side in (one, other, marked, stopped)}) == 4
 
 
-def test_the_format_is_raised_when_a_table_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If this fails as a table holds something else now, raise `stored.FORMAT` and put the digest here."""
-    tables = PairTables(toy.bpe("s", "b c", "a b"), toy.bpe("t", "a b", "c d", "ab cd", letters="abcdeĠ"))
-    parts: list[str | bytes] = []
-    for name, array in sorted(all_tables(tables).items()):
-        # Weights may differ in the last bit between machines.
-        rounded = array.astype(np.float32) if array.dtype.kind == "f" else array
-        parts += [name, rounded.tobytes()]
-    monkeypatch.setattr(stored, "version", lambda package: "any")
-    assert (stored.FORMAT, stored.fingerprint(*parts)[:16]) == (1, "ca7180ddc94ce7c7")
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package's sources."""
+    skip = shutil.ignore_patterns("__pycache__")
+    return Path(shutil.copytree(stored.PACKAGE, tmp_path / "package", ignore=skip))
+
+
+def test_what_makes_the_tables_is_in_the_fingerprint(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = stored.sources_digest.__wrapped__(stored.PACKAGE)
+    assert stored.sources_digest.__wrapped__(package) == before
+    files = [file for pattern in stored.SOURCES for file in package.glob(pattern)]
+    assert all([*package.glob(pattern)] for pattern in stored.SOURCES)
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        file.write_text(f"{text}\n", encoding="utf-8")
+        assert stored.sources_digest.__wrapped__(package) != before, file
+        file.write_text(text, encoding="utf-8")
+    (package / "errors.py").write_text("")
+    assert stored.sources_digest.__wrapped__(package) == before
+    key = stored.fingerprint("part")
+    assert stored.fingerprint("part") == key
+    monkeypatch.setattr(stored, "sources_digest", lambda package: "of another version")
+    assert stored.fingerprint("part") != key
+
+
+def test_every_module_that_keeps_tables_is_in_the_fingerprint(package: Path) -> None:
+    files = {file for pattern in stored.SOURCES for file in package.glob(pattern)}
+    keeping = {file for file in package.rglob("*.py") if re.search(r"\bstored\(", file.read_text("utf-8"))}
+    assert len(keeping) >= 6 and keeping <= files

@@ -48,7 +48,7 @@ class PairTables:
 
     def stored(self, name: str, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
         """Arrays that depend on the two tokenizers alone: from disk, else as `make` gives them. `name` says
-        what they are; `stored.FORMAT` is to be raised when that changes. They must not be written to."""
+        what they are; the file of `make` is to be among `stored.SOURCES`. They must not be written to."""
         return stored(self._key, name, make)
 
     @cached_property

@@ -19,6 +19,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from uuid import uuid4
@@ -30,8 +31,9 @@ from dragoman.errors import TokenizerError
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
-"""Raised with every change of what a table holds."""
+PACKAGE = Path(__file__).parents[1]
+SOURCES = ("text/*.py", "padding.py", "kinds.py", "supervise/xtoken.py", "supervise/rows/longer.py")
+"""The code that says what a table holds, within the package: when it changes, tables are made anew."""
 LEAST_BYTES = 1 << 14
 """Tables below this are made in less time than it takes to open them, and not written."""
 SWITCH = "DRAGOMAN_TABLES"
@@ -43,12 +45,23 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def fingerprint(*parts: str | bytes) -> str:
-    """A key for tables that depend on some values, on the format and on the `tokenizers` library."""
+    """A key for tables that depend on some values, on the code and on the `tokenizers` library."""
+    return _sha256(sources_digest(PACKAGE), version("tokenizers"), *parts)[:40]
+
+
+@cache
+def sources_digest(package: Path) -> str:
+    """Of the files that `SOURCES` names in a folder of the package."""
+    files = sorted(file.relative_to(package).as_posix() for name in SOURCES for file in package.glob(name))
+    return _sha256(*(part for file in files for part in (file, (package / file).read_bytes())))
+
+
+def _sha256(*parts: str | bytes) -> str:
     digest = hashlib.sha256()
-    for part in (str(FORMAT), version("tokenizers"), *parts):
+    for part in parts:
         data = part.encode() if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()[:40]
+    return digest.hexdigest()
 
 
 def folder() -> Path | None:
