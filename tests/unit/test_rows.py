@@ -11,7 +11,6 @@ import toy
 from dragoman.config import MethodConfig
 from dragoman.errors import ConfigError, TeacherError
 from dragoman.supervise.rows import bpm, canon, escd, gkd, retok, shared
-from dragoman.supervise.rows.teacher import TeacherRows
 from dragoman.supervise.sampled import Build
 from dragoman.text import PairTables, Tokenization
 from dragoman.types import Alignment, ChunkKind, DropReason, Event, RowLabel, Supervision, TokenText
@@ -44,14 +43,6 @@ def supervised(
     assert topk is None or isinstance(topk, int)
     scores = toy.scores_of(TEACHER, toy.ids_of(TEACHER, *teacher.split()), rows, topk)
     return toy.supervise(build, TABLES, toy.ids_of(STUDENT, *words.split()), scores, **settings)
-
-
-def test_a_row_of_the_most_likely_holds_nothing_as_long_as_the_vocabulary() -> None:
-    scores = toy.scores_of(TEACHER, toy.ids_of(TEACHER, "ab"), (FIRST,), 2)
-    row = TeacherRows(TEACHER, scores)[0]
-    mass = row.mass
-    assert len(mass) == TEACHER.num_ids and mass[toy.index_of(TEACHER, "abcd")] == pytest.approx(0.4)
-    assert all(len(held) < TEACHER.num_ids for held in vars(row).values() if isinstance(held, np.ndarray))
 
 
 # --- where the teacher draws too

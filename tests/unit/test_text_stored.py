@@ -191,6 +191,19 @@ def test_without_a_key_or_when_small_nothing_is_written(root: Path, monkeypatch:
     monkeypatch.setattr(stored, "LEAST_BYTES", 1 << 14)
     assert stored.stored("key", "table", lambda: {"a": np.zeros(100)})["a"].sum() == 0
     assert not root.exists()
+    # but for what says that it is worth it
+    stored.stored("key", "table", lambda: {"a": np.zeros(100)}, least=0)
+    assert same(stored.stored("key", "table", never, least=0), {"a": np.zeros(100)})
+
+
+def test_white_space_is_asked_about_once_however_small_the_table(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "LEAST_BYTES", 1 << 14)
+    tiny.byte_level(tmp_path / "s")
+    tiny.sentencepiece(tmp_path / "t")
+    assert len(Continued(pair(tmp_path)).unsettled) == 3
+    assert [path.name for path in root.glob("*/unsettled")] == ["unsettled"]
 
 
 def make_slowly(barrier: object) -> Mapping[str, np.ndarray]:

@@ -35,7 +35,7 @@ PACKAGE = Path(__file__).parents[1]
 SOURCES = ("text/*.py", "padding.py", "kinds.py", "supervise/xtoken.py", "supervise/rows/longer.py")
 """The code that says what a table holds, within the package: when it changes, tables are made anew."""
 LEAST_BYTES = 1 << 14
-"""Tables below this are made in less time than it takes to open them, and not written."""
+"""Most tables below this are made in less time than it takes to open them, and not written."""
 SWITCH = "DRAGOMAN_TABLES"
 MANIFEST = "manifest.json"
 ABANDONED = 24 * 3600
@@ -81,10 +81,11 @@ def folder() -> Path | None:
     )
 
 
-def stored(key: str | None, name: str, make: Callable[[], Arrays]) -> Arrays:
+def stored(key: str | None, name: str, make: Callable[[], Arrays], *, least: int | None = None) -> Arrays:
     """The arrays that `make` gives, read from disk if they are there, else made and written.
 
-    Without a key nothing is read or written. They must not be changed.
+    Without a key nothing is read or written, below `least` bytes (`LEAST_BYTES`) nothing is written: a table
+    that is small and slow to make says so. They must not be changed.
     """
     root = folder()
     if key is None or root is None:
@@ -93,7 +94,8 @@ def stored(key: str | None, name: str, make: Callable[[], Arrays]) -> Arrays:
     if (found := _read(place)) is not None:
         return found
     made = make()
-    if made and sum(array.nbytes for array in made.values()) >= LEAST_BYTES:
+    least = LEAST_BYTES if least is None else least
+    if made and sum(array.nbytes for array in made.values()) >= least:
         _write(place, made)
     return made
 
