@@ -77,7 +77,7 @@ bench-rollouts: $(STAMP) ## Sampling against transformers' generate, by rows, co
 
 bench-tables: $(STAMP) ## Tables of pairs of tokenizers, made and read from disk, by vocabulary; ten minutes
 	$(BIN)/dragoman assets get pair tokenizers
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/table_build.py \
+	OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 $(BIN)/python benchmarks/table_build.py \
 		--json benchmarks/results/table_build.json --plot benchmarks/results/table_build.svg
 
 bench-teacher: $(STAMP) ## Teacher scoring against whole logits and the best products; ten minutes
