@@ -64,7 +64,7 @@ bench-lab: $(STAMP) ## Every method in every world of the lab, and worlds not us
 
 bench-loss: $(STAMP) ## Time and memory of head and loss, in one pass and on whole logits; a quarter of an hour
 	$(BIN)/python benchmarks/loss_kernels.py --json benchmarks/results/loss_kernels.json
-	$(BIN)/python benchmarks/loss_kernels.py --growth --repeats 3 --json benchmarks/results/loss_growth.json \
+	$(BIN)/python benchmarks/loss_kernels.py --growth --json benchmarks/results/loss_growth.json \
 	  --plot benchmarks/results/loss_growth.svg
 
 bench-step: $(STAMP) ## A whole training step against TRL's GOLD, in an environment made for it; half an hour
@@ -77,7 +77,7 @@ bench-rollouts: $(STAMP) ## Sampling against transformers' generate, by rows, co
 
 bench-tables: $(STAMP) ## Tables of pairs of tokenizers, made and read from disk, by vocabulary; ten minutes
 	$(BIN)/dragoman assets get pair tokenizers
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/table_build.py \
+	OMP_NUM_THREADS=1 RAYON_NUM_THREADS=1 $(BIN)/python benchmarks/table_build.py \
 		--json benchmarks/results/table_build.json --plot benchmarks/results/table_build.svg
 
 bench-teacher: $(STAMP) ## Teacher scoring against whole logits and the best products; ten minutes

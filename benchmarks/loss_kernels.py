@@ -9,7 +9,8 @@ of the seconds and of the peak memory of value and gradients (hidden states and 
 form. Heads:
 
 * `trained`: its gradient, as large as the head, is made, and part of the memory of every form.
-* `added`: there is a gradient already, as in every micro-batch of a step but the first. One turn: for memory.
+* `added`: there is a gradient already, as in every micro-batch of a step but the first. One turn, of which
+  only the memory is said.
 * `frozen`: it has no gradient, as under adapters.
 
 Forms:
@@ -87,7 +88,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
         num_ids, width = map(int, shape.split("x"))
         for positions in args.positions:
             problem = make_problem(positions, num_ids, width)
-            run(problem, args.losses[0], "fused")  # libraries make what they keep
+            warm_up(problem, args.losses[0], args.forms)
             for head in args.heads:
                 problem.head.weight.requires_grad_(head != "frozen")
                 for loss in args.losses:
@@ -97,8 +98,15 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def warm_up(problem: Problem, name: str, forms: list[str]) -> None:
+    """A turn of every form that is not counted: libraries make what they keep."""
+    for form in forms:
+        run(problem, name, form)
+    problem.hidden.grad = problem.head.weight.grad = None
+
+
 def measure(problem: Problem, name: str, forms: list[str], repeats: int, head: str) -> dict[str, Any]:
-    """Medians over turns, who begins changing each time."""
+    """Medians over turns, who begins changing each time; of an `added` head memory alone."""
     weight = problem.head.weight
     seconds: dict[str, list[float]] = {form: [] for form in forms}
     peaks: dict[str, list[int]] = {form: [] for form in forms}
@@ -117,16 +125,20 @@ def measure(problem: Problem, name: str, forms: list[str], repeats: int, head: s
     largest = gradients[first].abs().max()
     found = {
         form: {
-            "seconds": median(seconds[form]),
-            "spread": [min(seconds[form]), max(seconds[form])],
             "peak_bytes": int(median(peaks[form])),
-            "time_ratio": median(seconds[form]) / median(seconds[first]),
             "memory_ratio": median(peaks[form]) / median(peaks[first]),
             "value_off": abs(values[form] - values[first]) / abs(values[first]),
             "gradient_off": float((gradients[form] - gradients[first]).abs().max() / largest),
         }
         for form in forms
     }
+    if head != "added":
+        for form in forms:
+            found[form] |= {
+                "seconds": median(seconds[form]),
+                "spread": [min(seconds[form]), max(seconds[form])],
+                "time_ratio": median(seconds[form]) / median(seconds[first]),
+            }
     return {
         "vocabulary": problem.head.out_features,
         "hidden": problem.head.in_features,
@@ -146,6 +158,7 @@ def growth(forms: list[str], repeats: int) -> list[dict[str, Any]]:
     for axis, sizes in GROWTH.items():
         for positions, num_ids, width in sizes:
             problem = make_problem(positions, num_ids, width)
+            warm_up(problem, "credit", forms)
             row = measure(problem, "credit", forms, repeats, "trained")
             show(row)
             size = {"positions": positions, "vocabulary": num_ids}[axis]
@@ -193,9 +206,12 @@ def show(row: dict[str, Any]) -> None:
         f"{row['loss']}, {row['head']} head ({row['head_bytes'] / 2**20:.0f} MB), {row['turns']} turns"
     )
     for form, found in row["forms"].items():
+        has_time = "seconds" in found
+        seconds = f"{found['seconds']:8.2f} s" if has_time else " " * 10
+        ratio = f"time {found['time_ratio']:.2f}, " if has_time else ""
         print(
-            f"  {form:<11}{found['seconds']:8.2f} s{found['peak_bytes'] / 2**20:9.0f} MB  "
-            f"time {found['time_ratio']:.2f}, memory {found['memory_ratio']:.3f} of the first; "
+            f"  {form:<11}{seconds}{found['peak_bytes'] / 2**20:9.0f} MB  "
+            f"{ratio}memory {found['memory_ratio']:.3f} of the first; "
             f"value off by {found['value_off']:.0e}, gradient by {found['gradient_off']:.0e}"
         )
     sys.stdout.flush()

@@ -34,15 +34,20 @@ def layers(model: PreTrainedModel) -> tuple[Counter[tuple[int, int]], tuple[int,
     return found, tuple(head.weight.shape)
 
 
-def model_flops(model: PreTrainedModel, spans: Sequence[Span]) -> float:
-    """That scoring needs; a multiplication and an addition are two."""
+def model_flops(model: PreTrainedModel, spans: Sequence[Span], shared: int = 0) -> float:
+    """That scoring needs; a multiplication and an addition are two.
+
+    The first `shared` tokens are read for one span and not again for the others.
+    """
     shapes, head = layers(model)
     config = causal_lm(model).config.get_text_config()
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     wide = config.num_attention_heads * width
     dense = sum(2 * out * into * times for (out, into), times in shapes.items())
-    read, scored = sum(len(span.ids) for span in spans), sum(len(span.is_stop) for span in spans)
-    squares = sum(len(span.ids) ** 2 for span in spans)
+    saved = len(spans) - 1
+    read = sum(len(span.ids) for span in spans) - saved * shared
+    scored = sum(len(span.is_stop) for span in spans)
+    squares = sum(len(span.ids) ** 2 for span in spans) - saved * shared**2
     return dense * read + 2 * head[0] * head[1] * scored + 2 * config.num_hidden_layers * wide * squares
 
 

@@ -245,16 +245,20 @@ def grow(model: PreTrainedModel, args: argparse.Namespace) -> dict[str, dict[str
 def by_way(
     problem: Callable[[int], tuple[PreTrainedModel, int]], sizes: Sequence[int], repeats: int
 ) -> dict[str, dict[int, float]]:
-    """Time of a token behind a context that has been read: the difference of two limits."""
+    """Time of a token behind a context that has been read: the difference of two limits.
+
+    A first turn is not counted.
+    """
     found: dict[str, dict[int, float]] = {"dragoman": {}, "generate": {}}
     for size in sizes:
         model, length = problem(size)
         prompt = contexts(1, length)[0]
         seconds: dict[str, list[float]] = {way: [] for way in found}
-        for _ in range(repeats):
+        for turn in range(repeats + 1):
             for way in found:
                 took = [timed(WAYS[way], model, prompt, limit) for limit in (2, 10)]
-                seconds[way].append((took[1] - took[0]) / 8)
+                if turn:
+                    seconds[way].append((took[1] - took[0]) / 8)
         for way, times in seconds.items():
             found[way][size] = 1e3 * median(times)
         print(

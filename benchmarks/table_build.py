@@ -52,6 +52,8 @@ PAIRS = (
     "qwen3,llama3.1",
 )
 STATES = ("cold", "warm")
+THREADS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS")
+"""What says how many threads work: products, tokenising. Without it as many as there are cores."""
 Seconds = dict[str, dict[str, float]]
 
 
@@ -78,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         result = {
             "environment": describe_environment(),
             "repeats": args.repeats,
+            "threads": {name: os.environ.get(name) for name in THREADS},
             "pairs": pairs,
             "growth": {"of": args.pairs[0] if args.pairs else None, "sizes": growth},
         }
@@ -97,14 +100,22 @@ def located(side: str) -> Path:
 
 
 def measured(name: str, student: Path, teacher: Path, repeats: int) -> dict[str, Any]:
-    """All timings of one pair. Every cold process has an empty folder, and the warm one behind it has its."""
+    """All timings of one pair. Every cold process has an empty folder, and the warm one behind it has its.
+
+    Raises RuntimeError if a warm process writes a table, as then it did not read it.
+    """
     found: dict[str, list[dict[str, Any]]] = {state: [] for state in STATES}
     num_bytes = 0
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as home:
+            files: dict[str, set[Path]] = {}
             for state in STATES:
                 found[state].append(asked(student, teacher, Path(home)))
-            num_bytes = sum(file.stat().st_size for file in Path(home).rglob("*.npy"))
+                files[state] = set(Path(home).rglob("*.npy"))
+            if more := files["warm"] - files["cold"]:
+                names = sorted(str(file.relative_to(home)) for file in more)
+                raise RuntimeError(f"{name}: the warm process made {names}, expected all to be there")
+            num_bytes = sum(file.stat().st_size for file in files["cold"])
     medians = {state: medians_of([run["seconds"] for run in runs]) for state, runs in found.items()}
     row = {
         "ids": found["cold"][0]["ids"],

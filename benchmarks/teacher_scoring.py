@@ -11,12 +11,13 @@ Ways, in turns in one process, who begins changing each time, on the same ids:
 The peak is that of the model's own layers: every shape of its weights, as often as it occurs, times rows of a
 batch, by the fastest of torch's product, oneDNN's, and oneDNN's with packed weights; measured in each turn
 too, since a shared machine is not equally fast all the time. Operations counted are those that have to be
-done: layers for all tokens that are read, head for those that are scored, causal attention (half a square).
+done: layers for all tokens that a way reads, head for those that are scored, causal attention (half a
+square).
 
 Jobs:
 
 * `views`: different texts of `--tokens` tokens, half of them scored.
-* `samples`: `--samples` responses to each of two prompts. `dragoman` reads a prompt once, `whole` is the same
+* `samples`: `--samples` responses to one prompt. `dragoman` reads the prompt once, `whole` is the same
   without that.
 
 Then where the time goes, by torch's profiler; texts of 256 tokens up to `--longest`; and random models of one
@@ -138,11 +139,11 @@ def measure_model(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     prompt = args.tokens // 2
     samples = texts(args.samples, prompt + args.new_tokens, args.new_tokens, num_ids, shared=prompt)
     found = []
-    for job, spans, ways in (
-        ("views", views, {"dragoman": ours, "plain": plain}),
-        ("samples", samples, {"dragoman": ours, "whole": whole, "plain": plain}),
+    for job, spans, shared, ways in (
+        ("views", views, 0, {"dragoman": ours, "plain": plain}),
+        ("samples", samples, prompt, {"dragoman": ours, "whole": whole, "plain": plain}),
     ):
-        figures = {"model": name, "job": job, **compared(scorer, spans, ways, args)}
+        figures = {"model": name, "job": job, **compared(scorer, spans, shared, ways, args)}
         if job == "views":
             figures["where"] = where(scorer, spans)
         show(figures)
@@ -172,9 +173,12 @@ def plain(scorer: TokenScorer, spans: Sequence[Span]) -> list[np.ndarray]:
 
 
 def compared(
-    scorer: TokenScorer, spans: Sequence[Span], ways: dict[str, Way], args: argparse.Namespace
+    scorer: TokenScorer, spans: Sequence[Span], shared: int, ways: dict[str, Way], args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Seconds, memory and share of the peak of each way; a first turn is not counted."""
+    """Seconds, memory and share of the peak of each way; a first turn is not counted.
+
+    `dragoman` reads the first `shared` tokens of all spans once.
+    """
     model, names = scorer.model, list(ways)
     seconds: dict[str, list[float]] = {way: [] for way in names}
     peaks: list[float] = []
@@ -185,7 +189,8 @@ def compared(
             began = clock()
             ways[way](scorer, spans)
             seconds[way].append(clock() - began)
-    tokens, flops = sum(len(span.ids) for span in spans), model_flops(model, spans)
+    tokens = sum(len(span.ids) for span in spans)
+    flops = {way: model_flops(model, spans, shared if way == "dragoman" else 0) for way in names}
     exact = np.concatenate(found["plain"])
     return {
         "tokens": tokens,
@@ -196,7 +201,7 @@ def compared(
         "largest_difference": float(max(abs(np.concatenate(found["dragoman"]) - exact))),
         "peak_flops": median(peaks),
         "share_of_peak": {
-            way: median(flops / took / peak for took, peak in zip(times, peaks, strict=True))
+            way: median(flops[way] / took / peak for took, peak in zip(times, peaks, strict=True))
             for way, times in seconds.items()
         },
     }
@@ -234,8 +239,8 @@ def grow(args: argparse.Namespace) -> dict[str, dict[str, dict[int, float]]]:
     lengths = [2**power for power in range(8, 18) if 2**power <= args.longest]
     sizes = [2**power for power in range(10, 19, 2) if 2**power <= args.largest]
     return {
-        "length": by_way(lambda size: (small(4, 4096), size, 128), lengths, args.repeats),
-        "vocabulary": by_way(lambda size: (small(1, size), 512, 256), sizes, args.repeats),
+        "length": by_way(lambda size: (small(4, 4096, args.dtype), size, 128), lengths, args.repeats),
+        "vocabulary": by_way(lambda size: (small(1, size, args.dtype), 512, 256), sizes, args.repeats),
     }
 
 
@@ -259,7 +264,7 @@ def by_way(
     return found
 
 
-def small(num_layers: int, num_ids: int) -> TokenScorer:
+def small(num_layers: int, num_ids: int, dtype: str) -> TokenScorer:
     """A random model as wide as SmolLM2."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -273,7 +278,7 @@ def small(num_layers: int, num_ids: int) -> TokenScorer:
         num_key_value_heads=3,
         max_position_embeddings=2**18,
     )
-    return TokenScorer(LlamaForCausalLM(config).eval(), [1])
+    return TokenScorer(LlamaForCausalLM(config).eval().to(getattr(torch, dtype)), [1])
 
 
 if __name__ == "__main__":

@@ -26,7 +26,23 @@ def test_all_forms_agree(tmp_path: Path, losses: list[str]) -> None:
         for form in row["forms"].values():
             assert form["value_off"] < 1e-4
             assert form["gradient_off"] < 1e-4
-            assert form["seconds"] > 0
+            assert form["peak_bytes"] > 0
+            # one turn behind a gradient says nothing of time
+            assert ("seconds" in form) is ("time_ratio" in form) is (row["head"] != "added")
+            assert form.get("seconds", 1) > 0
+
+
+def test_every_form_has_run_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    real = loss_kernels.run
+    monkeypatch.setattr(loss_kernels, "run", lambda *given: done.append(given[2]) or real(*given))
+    flags = ["--shape", "100x8", "--positions", "16", "--repeats", "1", "--threads", "1"]
+    assert main([*flags, "--heads", "frozen", "--losses", "rows", "--forms", *FORMS]) == 0
+    assert done == 2 * list(FORMS)
+    done.clear()
+    monkeypatch.setattr(loss_kernels, "GROWTH", {"positions": [(16, 100, 8)]})
+    assert main(["--growth", "--repeats", "1", "--threads", "1"]) == 0
+    assert done == 2 * ["plain", "fused"]
 
 
 def test_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,5 +33,6 @@ def test_all_jobs_and_growth(tmp_path: Path) -> None:
         assert part["bytes_a_step"] == 4 * weights + 4 * 2 * 16 * 34
         assert part["share_of_copy"] == part["read_per_second"] / part["copy_per_second"] > 0
         assert abs(sum(part["shares"].values()) - 1.0) < 1e-9
+        assert min(part["shares"].values()) >= 0 and part["shares"]["products"] > 0
     assert all(values for sides in found["growth"].values() for values in sides.values())
     assert plot.read_text().startswith("<?xml")

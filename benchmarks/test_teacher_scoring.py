@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import teacher_scoring
+import torch
 from products import model_flops
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -25,7 +26,7 @@ def test_all_jobs_and_growth(tmp_path: Path) -> None:
     assert [job["job"] for job in found["jobs"]] == ["views", "samples"]
     for job in found["jobs"]:
         assert job["largest_difference"] < 1e-4
-        assert all(share > 0 for share in job["share_of_peak"].values())
+        assert all(0 < share < 1 for share in job["share_of_peak"].values())
     assert sum(found["jobs"][0]["where"].values()) == pytest.approx(1.0)
     assert all(values for sides in found["growth"].values() for values in sides.values())
     assert plot.read_text().startswith("<?xml")
@@ -38,3 +39,10 @@ def test_operations_by_hand() -> None:
     spans = teacher_scoring.texts(2, 10, 4, 1000)
     expected = dense * 20 + 2 * 16_000 * 8 + 4 * 16 * 2 * (10**2 / 2)
     assert model_flops(model, spans) == expected
+    # three tokens that the second span shares with the first: not read again, nor their pairs
+    assert model_flops(model, spans, 3) == expected - dense * 3 - 4 * 16 * 3**2 / 2
+
+
+def test_random_models_have_the_dtype_that_is_asked_for() -> None:
+    scorer = teacher_scoring.small(1, 64, "bfloat16")
+    assert {weight.dtype for weight in scorer.model.parameters()} == {torch.bfloat16}

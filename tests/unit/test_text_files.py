@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 import tiny
 from dragoman.errors import TokenizerError
-from dragoman.text import Tokenization
+from dragoman.text import Tokenization, files
 
 
 def test_no_folder(tmp_path: Path) -> None:
@@ -26,6 +28,20 @@ def test_broken_tokenizer_json(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(TokenizerError, match=r"not a readable tokenizer\.json"):
         Tokenization.from_pretrained(str(tmp_path))
+
+
+def test_the_digest_is_that_of_what_was_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tiny.byte_level(tmp_path) / "tokenizer.json"
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+
+    class Replaced:
+        @staticmethod
+        def from_buffer(buffer: bytes) -> Tokenizer:
+            file.write_text("written by another process")
+            return Tokenizer.from_buffer(buffer)
+
+    monkeypatch.setattr(files, "Tokenizer", Replaced)
+    assert files.read_tokenizer_files(str(tmp_path)).digest == digest
 
 
 @pytest.mark.parametrize(("content", "message"), [("{", "not valid JSON"), ("[]", "JSON object, got list")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from itertools import pairwise
 
 import numpy as np
@@ -74,10 +75,9 @@ def test_a_trie_against_loops(words: list[bytes], asked: list[bytes]) -> None:
     depths = [len(prefix) for prefix in prefixes]
     assert np.diff(trie.levels).tolist() == [depths.count(d) for d in range(1, max(depths, default=0) + 1)]
     strings = ByteStrings.of(asked)
-    low, high = trie.ranges(strings)
-    for n, word in enumerate(asked):
-        own = [k for k, key in enumerate(keys) if key.startswith(word)]
-        assert high[n] - low[n] == len(own) and (not own or low[n] == own[0])
+    again = ByteTrie.from_arrays(trie.arrays)
+    assert again.arrays.keys() == trie.arrays.keys() == {field.name for field in fields(ByteTrie)}
+    assert all(again.arrays[name] is array for name, array in trie.arrays.items())
     node, size, last = trie.walk(strings)
     for n, word in enumerate(asked):
         reached = max(k for k in range(len(word) + 1) if k == 0 or word[:k] in prefixes)

@@ -6,6 +6,9 @@ import json
 import logging
 import multiprocessing
 import os
+import re
+import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +16,6 @@ import numpy as np
 import pytest
 
 import tiny
-import toy
 from dragoman.errors import TokenizerError
 from dragoman.supervise.rows.longer import Continued
 from dragoman.supervise.xtoken import stored_projection
@@ -67,6 +69,11 @@ def flip(file: Path) -> None:
     file.write_bytes(data)
 
 
+def first_of(listed: dict[str, str]) -> dict[str, str]:
+    """A manifest that is right about one array and leaves out the others."""
+    return dict([*listed.items()][:1])
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -77,6 +84,8 @@ def flip(file: Path) -> None:
         ("manifest.json", cut),
         ("manifest.json", lambda file: file.write_text("[]")),
         ("manifest.json", lambda file: file.write_text('{"numbers": 3}')),
+        ("manifest.json", lambda file: file.write_text("{}")),
+        ("manifest.json", lambda file: file.write_text(json.dumps(first_of(json.loads(file.read_text()))))),
         ("manifest.json", lambda file: file.write_bytes(b"\xff\xfe")),
     ],
 )
@@ -110,6 +119,62 @@ def test_a_folder_that_cannot_be_written_is_no_error(root: Path, caplog: pytest.
     assert "are not kept" in caplog.text
 
 
+def test_a_folder_that_cannot_be_looked_at_is_no_error(root: Path) -> None:
+    # No file system has names of so many bytes: every question about it is an OSError.
+    assert stored.stored("k" * 5000, "table", lambda: ARRAYS) is ARRAYS
+
+
+def test_without_a_home_folder_no_table_is_kept(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(stored.SWITCH, "on")
+    monkeypatch.setenv("DRAGOMAN_HOME", "~nobody-of-this-name/dragoman")
+    with caplog.at_level(logging.INFO):
+        assert stored.stored("key", "table", lambda: ARRAYS) is ARRAYS
+    assert "are not kept" in caplog.text
+
+
+def test_others_may_read_what_the_umask_lets_them(root: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        stored.stored("key", "table", lambda: ARRAYS)
+    finally:
+        os.umask(before)
+    place = root / "key" / "table"
+    assert place.stat().st_mode & 0o777 == 0o755
+    assert {file.stat().st_mode & 0o777 for file in place.iterdir()} == {0o644}
+
+
+def test_what_a_killed_process_left_is_removed_a_day_later(root: Path) -> None:
+    for name, hours in ((".table-old", 25), (".table-new", 23), (".other-old", 25)):
+        left = root / "key" / name
+        left.mkdir(parents=True)
+        (left / "numbers.npy").write_bytes(b"half")
+        then = time.time() - 3600 * hours
+        os.utime(left, (then, then))
+    stored.stored("key", "table", lambda: ARRAYS)
+    assert {path.name for path in (root / "key").iterdir()} == {".table-new", ".other-old", "table"}
+
+
+def test_a_damaged_folder_that_cannot_be_replaced_leaves_nothing_behind(
+    root: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stored.stored("key", "table", lambda: ARRAYS)
+    cut(root / "key" / "table" / "numbers.npy")
+    rename = Path.rename
+
+    def renamed(self: Path, target: Path) -> Path:
+        if target.name == "table":
+            raise OSError("no renaming to the table's own name")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    with caplog.at_level(logging.INFO):
+        assert stored.stored("key", "table", lambda: ARRAYS) is ARRAYS
+    assert "no renaming" in caplog.text
+    assert not [*(root / "key").iterdir()]
+
+
 def test_switched_off_nothing_is_read_or_written(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stored.stored("key", "table", lambda: ARRAYS)
     monkeypatch.setenv(stored.SWITCH, "off")
@@ -126,6 +191,19 @@ def test_without_a_key_or_when_small_nothing_is_written(root: Path, monkeypatch:
     monkeypatch.setattr(stored, "LEAST_BYTES", 1 << 14)
     assert stored.stored("key", "table", lambda: {"a": np.zeros(100)})["a"].sum() == 0
     assert not root.exists()
+    # but for what says that it is worth it
+    stored.stored("key", "table", lambda: {"a": np.zeros(100)}, least=0)
+    assert same(stored.stored("key", "table", never, least=0), {"a": np.zeros(100)})
+
+
+def test_white_space_is_asked_about_once_however_small_the_table(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stored, "LEAST_BYTES", 1 << 14)
+    tiny.byte_level(tmp_path / "s")
+    tiny.sentencepiece(tmp_path / "t")
+    assert len(Continued(pair(tmp_path)).unsettled) == 3
+    assert [path.name for path in root.glob("*/unsettled")] == ["unsettled"]
 
 
 def make_slowly(barrier: object) -> Mapping[str, np.ndarray]:
@@ -206,13 +284,32 @@ def test_what_tables_depend_on_is_in_the_fingerprint(root: Path, tmp_path: Path)
     assert len({side.fingerprint for side in (one, other, marked, stopped)}) == 4
 
 
-def test_the_format_is_raised_when_a_table_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If this fails as a table holds something else now, raise `stored.FORMAT` and put the digest here."""
-    tables = PairTables(toy.bpe("s", "b c", "a b"), toy.bpe("t", "a b", "c d", "ab cd", letters="abcdeĠ"))
-    parts: list[str | bytes] = []
-    for name, array in sorted(all_tables(tables).items()):
-        # Weights may differ in the last bit between machines.
-        rounded = array.astype(np.float32) if array.dtype.kind == "f" else array
-        parts += [name, rounded.tobytes()]
-    monkeypatch.setattr(stored, "version", lambda package: "any")
-    assert (stored.FORMAT, stored.fingerprint(*parts)[:16]) == (1, "ca7180ddc94ce7c7")
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A copy of the package's sources."""
+    skip = shutil.ignore_patterns("__pycache__")
+    return Path(shutil.copytree(stored.PACKAGE, tmp_path / "package", ignore=skip))
+
+
+def test_what_makes_the_tables_is_in_the_fingerprint(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = stored.sources_digest.__wrapped__(stored.PACKAGE)
+    assert stored.sources_digest.__wrapped__(package) == before
+    files = [file for pattern in stored.SOURCES for file in package.glob(pattern)]
+    assert all([*package.glob(pattern)] for pattern in stored.SOURCES)
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        file.write_text(f"{text}\n", encoding="utf-8")
+        assert stored.sources_digest.__wrapped__(package) != before, file
+        file.write_text(text, encoding="utf-8")
+    (package / "errors.py").write_text("")
+    assert stored.sources_digest.__wrapped__(package) == before
+    key = stored.fingerprint("part")
+    assert stored.fingerprint("part") == key
+    monkeypatch.setattr(stored, "sources_digest", lambda package: "of another version")
+    assert stored.fingerprint("part") != key
+
+
+def test_every_module_that_keeps_tables_is_in_the_fingerprint(package: Path) -> None:
+    files = {file for pattern in stored.SOURCES for file in package.glob(pattern)}
+    keeping = {file for file in package.rglob("*.py") if re.search(r"\bstored\(", file.read_text("utf-8"))}
+    assert len(keeping) >= 6 and keeping <= files

@@ -69,16 +69,15 @@ def read_tokenizer_files(name_or_path: str, revision: str | None = None) -> Toke
             f"no tokenizer.json in {name_or_path!r}: dragoman needs a fast tokenizer to know the bytes of "
             "every id. Convert it once: AutoTokenizer.from_pretrained(...).save_pretrained(FOLDER)"
         )
-    # The binding raises bare Exception for any file it cannot parse.
+    content = path.read_bytes()  # once: another process may write the file anew
+    # The binding raises bare Exception for anything it cannot parse.
     try:
-        backend = Tokenizer.from_file(str(path))
+        backend = Tokenizer.from_buffer(content)
     except Exception as error:
         raise TokenizerError(f"{path} is not a readable tokenizer.json: {error}") from error
-    with path.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
     return TokenizerFiles(
         name=name_or_path,
-        digest=digest,
+        digest=hashlib.sha256(content).hexdigest(),
         backend=backend,
         config=_read_json(place, "tokenizer_config.json", revision),
         generation=_read_json(place, "generation_config.json", revision),

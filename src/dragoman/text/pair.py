@@ -46,10 +46,13 @@ class PairTables:
         self.student = student
         self.teacher = teacher
 
-    def stored(self, name: str, make: Callable[[], Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+    def stored(
+        self, name: str, make: Callable[[], Mapping[str, np.ndarray]], *, least: int | None = None
+    ) -> Mapping[str, np.ndarray]:
         """Arrays that depend on the two tokenizers alone: from disk, else as `make` gives them. `name` says
-        what they are; `stored.FORMAT` is to be raised when that changes. They must not be written to."""
-        return stored(self._key, name, make)
+        what they are; the file of `make` is to be among `stored.SOURCES`, `least` as in `stored`. They must
+        not be written to."""
+        return stored(self._key, name, make, least=least)
 
     @cached_property
     def _key(self) -> str | None:

@@ -215,13 +215,6 @@ class ByteTrie:
             at = at[strings.lengths[at] > depth]
         return node, size, last
 
-    def ranges(self, strings: ByteStrings) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
-        """Where in sorted order the strings lie that start with each of some prefixes: (lo, hi)."""
-        node, size, _ = self.walk(strings)
-        whole = size == strings.lengths
-        low = np.where(whole, self.low[node], 0).astype(np.int64)
-        return low, np.where(whole, self.high[node], 0).astype(np.int64)
-
     @property
     def arrays(self) -> dict[str, np.ndarray]:
         """What it is made of, by name."""
@@ -233,3 +226,8 @@ class ByteTrie:
             "is_end": self.is_end,
             "node_of": self.node_of,
         }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> ByteTrie:
+        """What `arrays` gave."""
+        return cls(**arrays)

@@ -14,8 +14,6 @@ from dragoman.text.strings import ByteStrings
 NOWHERE = -1
 """The entry of a token that no token of the other side stands for."""
 
-_TRIE = ("edges", "levels", "low", "high", "is_end", "node_of")
-
 EncodeMany = Callable[[Sequence[bytes]], tuple[Int64[np.ndarray, " N_plus_1"], Int64[np.ndarray, " M"]]]
 
 
@@ -95,6 +93,12 @@ class Words:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Words:
         """What `arrays` gave."""
-        order = {name: arrays[f"order_{name}"] for name in ("ids", "data", "bounds")}
-        trie = {name: arrays[f"trie_{name}"] for name in _TRIE}
-        return cls(order=PrefixOrder.from_arrays(order), trie=ByteTrie(**trie), token_at=arrays["token_at"])
+        order, trie = (
+            {name.removeprefix(part): array for name, array in arrays.items() if name.startswith(part)}
+            for part in ("order_", "trie_")
+        )
+        return cls(
+            order=PrefixOrder.from_arrays(order),
+            trie=ByteTrie.from_arrays(trie),
+            token_at=arrays["token_at"],
+        )

@@ -83,10 +83,12 @@ class LongerTokens:
         numbers = numbers[np.diff(bounds)[numbers] > len(chain)]
         for depth, w in enumerate(chain):
             numbers = numbers[found[bounds[numbers] + depth] == w]
+        if not len(numbers):
+            return {}
         following = found[bounds[numbers] + len(chain)]
         order = np.argsort(following, kind="stable")
         found_next, starts = np.unique(following[order], return_index=True)
-        return dict(zip(found_next.tolist(), np.split(ids[numbers[order]], starts[1:]), strict=False))
+        return dict(zip(found_next.tolist(), np.split(ids[numbers[order]], starts[1:]), strict=True))
 
     def beyond(
         self, longer: Mapping[int, Int64[np.ndarray, " n"]], following: Sequence[int], size: int
@@ -178,7 +180,7 @@ class Continued:
     def unsettled(self) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         """Teacher tokens that end in white space and that the student begins in another way before a letter:
         (ids, first token alone, first token before a letter)."""
-        found = self._tables.stored("unsettled", self._find_unsettled)
+        found = self._tables.stored("unsettled", self._find_unsettled, least=0)
         return found["ids"], found["alone"], found["before"]
 
     def _find_unsettled(self) -> dict[str, np.ndarray]:

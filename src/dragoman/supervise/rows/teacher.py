@@ -45,9 +45,12 @@ class TeacherRow:
         """The ids that `known` is of."""
         return np.arange(self.num_ids) if self.named is None else self.named
 
-    @cached_property
+    @property
     def mass(self) -> Float64[np.ndarray, " Vt"]:
-        """The probability of every token, 0 where it is not known."""
+        """The probability of every token, 0 where it is not known.
+
+        Made at each call: the rows of a response exist at once, as few numbers each.
+        """
         if self.named is None:
             return self.known
         mass = np.zeros(self.num_ids)
