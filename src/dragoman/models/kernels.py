@@ -14,9 +14,11 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from importlib.metadata import version
 
 import torch
 from jaxtyping import Float, Int
+from packaging.version import Version
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -30,15 +32,18 @@ Kernel = Callable[[Tensor, nn.Linear, Tensor], Tensor]
 DEVICES = ("cuda", "xpu")
 """Kinds of devices that Triton has kernels for."""
 _MODULES = {"cce": "cut_cross_entropy", "liger": "liger_kernel.transformers"}
+_DISTRIBUTIONS = {"cce": "cut-cross-entropy", "liger": "liger-kernel"}
+_LEAST_VERSIONS = {"liger": "0.8.2"}
+"""Before it Liger multiplied every position's gradient by that of the first."""
 _HALF = (torch.float16, torch.bfloat16)
 
 
 def scores_by_kernel(
     impl: str, inputs: Float[Tensor, "N D"], head: nn.Linear, asked: Asked
 ) -> TokenScores | None:
-    """The scores of all positions by the kernel that `impl` names; None, with the reason in the log, where
-    it cannot give them. `stop_logp` is NaN, as no kernel says it."""
-    if impl in ("auto", "torch"):
+    """The scores of all positions by the kernel that `impl` names; None where there are no positions, and,
+    with the reason in the log, where it cannot give them. `stop_logp` is NaN, as no kernel says it."""
+    if impl in ("auto", "torch") or not len(asked.target):
         return None
     reason = _misfit(impl, inputs, head, asked)
     if reason is not None:
@@ -47,7 +52,7 @@ def scores_by_kernel(
     by_itself = asked.is_stop if len(asked.stop_ids) > 1 else torch.zeros_like(asked.is_stop)
     (plain,), (sets,) = (~by_itself).nonzero(as_tuple=True), by_itself.nonzero(as_tuple=True)
     logp = inputs.new_zeros(len(inputs), dtype=torch.promote_types(inputs.dtype, torch.float32))
-    if len(plain) or not len(sets):
+    if len(plain):
         found = -_kernel(impl)(inputs[plain], head, asked.target[plain])
         logp = logp.index_put((plain,), found.to(logp.dtype))
     if len(sets):
@@ -72,8 +77,15 @@ def _misfit(impl: str, inputs: Tensor, head: nn.Linear, asked: Asked) -> str | N
         return "it knows no bias, and the head has one"
     try:
         importlib.import_module(_MODULES[impl])
+        found = version(_DISTRIBUTIONS[impl])
     except ImportError as error:
         return f"it cannot be imported ({error}); pip install 'dragoman[kernels]'"
+    least = _LEAST_VERSIONS.get(impl)
+    if least is not None and Version(found) < Version(least):
+        return (
+            f"{_DISTRIBUTIONS[impl]} {found} gives wrong gradients by position, expected {least} or later; "
+            "pip install -U 'dragoman[kernels]'"
+        )
     return None
 
 
