@@ -250,6 +250,26 @@ def test_nothing_outside_and_almost_nothing(depth: float) -> None:
     assert head.weight.grad[:, 0].tolist() == pytest.approx([-0.5, -0.5, 0.5, 0.5], abs=1e-5)
 
 
+@pytest.mark.parametrize("grad", [3.0, -3.0, 1e4])
+def test_entropy_of_a_token_whose_mass_is_no_number_of_float32(grad: float) -> None:
+    # e^-200 is 0 in float32; its part of the gradient is 0 as well
+    head = nn.Linear(1, 3, bias=False)
+    head.weight.data = torch.tensor([[0.0], [-1.0], [-200.0]])
+    of = Asked(
+        target=torch.tensor([0]), is_stop=torch.tensor([False]), stop_ids=torch.tensor([0]), entropy=True
+    )
+
+    def loss(scores: TokenScores, tokens: slice) -> Tensor:
+        assert scores.entropy is not None
+        return grad * scores.entropy.sum()
+
+    fused_loss(torch.ones(1, 1), head, [slice(0, 1)], [of], loss).backward()
+    law = torch.tensor([0.0, -1.0, -200.0], dtype=torch.float64).softmax(-1)
+    expected = -grad * law * (law.log() + torch.special.entr(law).sum())
+    assert head.weight.grad is not None
+    torch.testing.assert_close(head.weight.grad[:, 0].double(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_a_second_backward_pass_is_refused() -> None:
     at = case()
     value = run("credit", at, 4)
