@@ -22,7 +22,7 @@ from dragoman.evaluate import Evaluation, measure
 from dragoman.methods import get_method
 from dragoman.models import TokenScorer, load_teacher, teacher_device
 from dragoman.models.loading import load_student
-from dragoman.models.settings import use_settings
+from dragoman.models.settings import settings_kept, use_settings
 from dragoman.observe import Metrics, Record
 from dragoman.pipeline import Pipeline, Stopwatch, supervisor
 from dragoman.render import Renderer
@@ -48,6 +48,7 @@ class Effort:
     seed: int = 0
 
 
+@settings_kept()
 def audit_pair(
     config: Config,
     student: Renderer,
