@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from dragoman.models import Candidates, TokenScores, kernels
+from dragoman.models import Candidates, TokenScorer, TokenScores, kernels
 from dragoman.models.kernels import scores_by_kernel
 from dragoman.models.slices import Asked
 
@@ -200,6 +201,21 @@ def test_a_bias_is_not_for_cce(libraries: list[str], caplog: pytest.LogCaptureFi
     inputs, _ = problem(torch.bfloat16)
     assert scores_by_kernel("cce", inputs, nn.Linear(WIDTH, IDS).bfloat16(), asked()) is None
     assert "bias" in caplog.messages[0]
+
+
+def test_a_head_that_is_more_than_a_matrix(
+    libraries: list[str], caplog: pytest.LogCaptureFixture, model: PreTrainedModel
+) -> None:
+    model.lm_head.register_forward_hook(lambda *call: None)
+    scorer = TokenScorer(model, [2], loss_impl="liger")
+    ids = torch.arange(4, 9)[None]
+    row, column = torch.zeros(4).long(), torch.arange(4)
+    given = (ids, torch.ones_like(ids), row, column, ids[0, 1:], torch.zeros(4).bool())
+    for _ in range(2):
+        scorer(*given, loss=lambda scores, tokens: scores.logp.sum())
+    (line,) = caplog.messages
+    assert "'liger'" in line and "more than a matrix" in line
+    assert not libraries
 
 
 @pytest.mark.parametrize("impl", ["auto", "torch"])
