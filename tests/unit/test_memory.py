@@ -44,8 +44,8 @@ d000-e000 r--p 00000000 fe:00 82                    /data/cut short
 def test_only_private_files_without_a_changed_page_count(tmp_path: Path) -> None:
     smaps = tmp_path / "smaps"
     smaps.write_text(SMAPS)
-    # The second has a written page, the third is no file, the fourth is shared, the fifth was swapped out, of the
-    # sixth and the last nothing is known.
+    # The second has a written page, the third is no file, the fourth is shared, the fifth was swapped out,
+    # of the sixth and the last nothing is known.
     assert list(file_mappings(smaps)) == [Mapping(0x1000, 0x3000), Mapping(0xA000, 0xC000)]
     assert list(file_mappings(tmp_path / "none")) == []
 

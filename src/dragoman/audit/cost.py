@@ -164,8 +164,10 @@ def _memory(
     )
     slices = (config.train.logit_slice, config.teacher.logit_slice)
     logits = [
-        _logits(model, side, *rest)
-        for model, side, *rest in zip(models, _BATCH_COPIES, tokens, slices, copies, strict=True)
+        _logits(model, side, num, slice_, buffers)
+        for model, side, num, slice_, buffers in zip(
+            models, _BATCH_COPIES, tokens, slices, copies, strict=True
+        )
     ]
     return {
         "student weights": weights[0],

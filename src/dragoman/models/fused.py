@@ -52,8 +52,9 @@ def fused_loss(
 ) -> Float[Tensor, ""]:
     """`scale` times the sum of a loss over all slices, with gradients to inputs and head.
 
-    `asked` are those of `slices`, which follow each other and hold every position. Reductions are in float32 or better; the gradient of a head in a lower
-    precision is summed over slices in float32. Autocast applies to the products as it does to a module.
+    `asked` are those of `slices`, which follow each other and hold every position. Reductions are in float32
+    or better; the gradient of a head in a lower precision is summed over slices in float32. Autocast applies
+    to the products as it does to a module.
 
     With `in_place` the gradient of the head's weight is added to its `grad` here and now, so that there is
     no second tensor of the size of the head: for a loss that is run backward as it is, once (RuntimeError if
