@@ -13,6 +13,7 @@ from dragoman.config import Config, load_config
 from dragoman.data import BadValueError, read_prompt
 from dragoman.errors import DataError, UsageError
 from dragoman.methods import method_defaults
+from dragoman.models.settings import settings_kept
 from dragoman.observe import RunDirectory
 from dragoman.report import write_report
 from dragoman.train.loop import Progress, silent, train
@@ -83,6 +84,7 @@ def distill(
     )
 
 
+@settings_kept()
 def run_training(
     config: Config,
     *,

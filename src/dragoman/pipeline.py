@@ -20,7 +20,7 @@ from dragoman.render import Renderer
 from dragoman.rollout import Request, RolloutEngine, StudentReference
 from dragoman.supervise import supervise_answer
 from dragoman.supervise.settle import Add, alone, settle
-from dragoman.teach import Teacher
+from dragoman.teach import Resting, Teacher
 from dragoman.text.pair import PairTables
 from dragoman.types import DropReason, Rollout, Supervision, TeacherScores, TeacherView
 
@@ -121,6 +121,9 @@ class Pipeline:
                         records.append(Record(rollout=rollout, supervision=refused(rollout), step=batch.step))
                     else:
                         records.append(self._record(rollout, view, scores.popleft(), batch.step, watch))
+        if isinstance(self.teacher, Resting):
+            with watch.stage("teacher"):
+                self.teacher.rest()
         return records
 
     def settled(self, records: Sequence[Record]) -> list[Record]:

@@ -54,6 +54,22 @@ def test_an_unknown_method(refused: Refused) -> None:
     assert message == "error: method.name is 'chunks', which is no method; did you mean 'chunk'?\n"
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"teacher.device": "gpu"}, "teacher.device is 'gpu'"),
+        ({"teacher.device": "cpu", "teacher.quantization": "torchao-int8"}, "teacher.quantization is"),
+    ],
+)
+def test_a_place_where_no_teacher_scores_is_named_before_weights_are_read(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], named: str
+) -> None:
+    monkeypatch.setattr("dragoman.train.setup.load_student", lambda *given, **more: pytest.fail("too late"))
+    code, message = refused(changes)
+    assert code == 2
+    assert named in message
+
+
 def test_an_unknown_tracker(refused: Refused) -> None:
     code, message = refused({"run.trackers": ["tensorbord"]})
     assert (code, "run.trackers=['tensorbord']" in message) == (2, True)

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from dragoman.api import Distillation
 from dragoman.config import Config
 from dragoman.errors import DataError, UsageError
+from dragoman.models import load_teacher
 from dragoman.observe import Metrics, Record, RunDirectory, read_records
 from dragoman.pipeline import Pipeline
 from dragoman.rollout import Request
@@ -272,8 +273,30 @@ def test_a_teacher_on_the_students_device_is_pointed_out_once(
     with caplog.at_level(logging.WARNING):
         run(changes=AHEAD)
     assert caplog.text.count("train.max_staleness gains nothing here") == 1
+    assert "teacher.device to another" in caplog.text
 
 
 def test_a_method_that_scores_nothing_is_refused(run: Run) -> None:
     with pytest.raises(UsageError, match="method 'sft' scores nothing"):
         run(changes=AHEAD | {"method.name": "sft"})
+
+
+def test_teacher_and_reference_are_where_the_configuration_says(
+    configured: Configured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device itself is a stand-in, as this machine may have no other."""
+    seen: list[torch.device] = []
+    elsewhere = torch.device("cuda", 1)
+    monkeypatch.setattr("dragoman.train.setup.teacher_device", lambda config, student: elsewhere)
+
+    def load(config: Any, *, device: torch.device) -> Any:
+        seen.append(device)
+        return load_teacher(config, device=torch.device("cpu"))
+
+    def load_other(config: Any, renderer: Any, device: torch.device) -> None:
+        seen.append(device)
+
+    monkeypatch.setattr("dragoman.train.setup.load_teacher", load)
+    monkeypatch.setattr("dragoman.train.setup.load_reference", load_other)
+    session = build_session(configured({}), tmp_path / "run")
+    assert seen == [elsewhere, elsewhere] and session.model.device.type == "cpu"

@@ -220,36 +220,6 @@ def test_a_frozen_head_gets_no_gradient() -> None:
     )
 
 
-@pytest.mark.parametrize("depth", [50.0, 60.0, 200.0])
-def test_nothing_outside_and_almost_nothing(depth: float) -> None:
-    # All but two tokens of position 0 and all of position 1 are candidates; the two have mass e^-depth, which
-    # at 200 is no number of float32
-    head = nn.Linear(1, 4, bias=False)
-    head.weight.data = torch.tensor([[0.0], [0.0], [-depth], [-depth]])
-    inputs = torch.ones(2, 1, requires_grad=True)
-    own = Candidates(torch.tensor([0, 0, 1, 1, 1, 1]), torch.tensor([0, 1, 0, 1, 2, 3]))
-    of = Asked(
-        target=torch.tensor([0, 0]),
-        is_stop=torch.zeros(2, dtype=torch.bool),
-        stop_ids=STOPS[:0],
-        candidates=own,
-    )
-    seen: list[TokenScores] = []
-
-    def loss(scores: TokenScores, tokens: slice) -> Tensor:
-        seen.append(scores)
-        assert scores.rest_logp is not None
-        return scores.rest_logp[0] + scores.rest_logp.exp()[1]
-
-    fused_loss(inputs, head, [slice(0, 2)], [of], loss).backward()
-    assert seen[0].rest_logp is not None
-    assert seen[0].rest_logp[0].item() == pytest.approx(-depth, abs=2e-5)
-    assert torch.isneginf(seen[0].rest_logp[1])
-    # d rest / d logits: half each of the two outside, less the probabilities 1/2, 1/2, 0, 0
-    assert head.weight.grad is not None
-    assert head.weight.grad[:, 0].tolist() == pytest.approx([-0.5, -0.5, 0.5, 0.5], abs=1e-5)
-
-
 def test_a_second_backward_pass_is_refused() -> None:
     at = case()
     value = run("credit", at, 4)
@@ -272,6 +242,36 @@ def test_the_gradient_of_the_head_in_place(times: int) -> None:
     for name, values in other.head.named_parameters():
         torch.testing.assert_close(getattr(at.head, name).grad, values.grad)
     torch.testing.assert_close(inputs.grad, other.inputs.grad / times)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_in_place_with_tied_embeddings(frozen: bool) -> None:
+    """The weight's gradient has two sources, and two micro-batches: one adds to what the other has left."""
+    loss, of = LOSSES["rows"]
+    slices = _slices(NUM, 4, None)
+    ids = torch.randint(IDS, (2, NUM), generator=torch.Generator().manual_seed(4))
+    found: list[Tensor] = []
+    for in_place in (True, False):
+        head = case().head
+        embedding = nn.Embedding(IDS, WIDTH, _weight=head.weight.data)
+        embedding.weight = head.weight
+        assert embedding.weight is head.weight
+        for batch in ids:
+            inputs = embedding(batch).tanh()
+            inputs = inputs.detach() if frozen else inputs
+            value = fused_loss(inputs, head, slices, cut(of, slices), loss, scale=0.5, in_place=in_place)
+            value.backward()
+        assert head.weight.grad is not None
+        found.append(head.weight.grad)
+    torch.testing.assert_close(found[0], found[1])
+
+    # Against whole logits in float64
+    weight = case().head.weight.detach().double().requires_grad_()
+    for batch in ids:
+        inputs = nn.functional.embedding(batch, weight).tanh()
+        inputs = inputs.detach() if frozen else inputs
+        (0.5 * loss(dense_scores(inputs @ weight.T, of), slice(0, NUM))).backward()
+    torch.testing.assert_close(found[0].double(), weight.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_a_gradient_in_place_is_final() -> None:

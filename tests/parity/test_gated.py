@@ -85,3 +85,23 @@ def test_hooks_are_called() -> None:
     with fused_gates(layer):
         layer(X)
     assert seen[-1] == X.shape
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gate_proj", "up_proj", "down_proj", "act_fn"])
+@pytest.mark.parametrize("kind", ["hook", "pre-hook", "forward"])
+def test_what_hangs_on_an_inner_layer_is_called(name: str, kind: str) -> None:
+    layer, calls = Gated(nn.SiLU()), []
+    with fused_gates(layer):
+        assert "forward" in vars(layer)  # what it computes is known from here on
+    inner = getattr(layer, name)
+    if kind == "hook":
+        inner.register_forward_hook(lambda *call: calls.append(name))
+    elif kind == "pre-hook":
+        inner.register_forward_pre_hook(lambda *call: calls.append(name))
+    else:
+        plain = inner.forward
+        inner.forward = lambda x: (calls.append(name), plain(x))[1]
+    with fused_gates(layer):
+        layer(X)
+    assert calls == [name]

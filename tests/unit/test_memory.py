@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from dragoman.models import memory
 from dragoman.models.memory import Mapping, file_mappings, give_back_pages
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="pages are let go of on Linux only")
@@ -32,15 +33,19 @@ Anonymous:             0 kB
 8000-9000 rw-p 00000000 fe:00 79                    /data/swapped
 Anonymous:             0 kB
 Swap:                  4 kB
+9000-a000 rw-p 00000000 fe:00 81                    /data/of a system that does not say
+Swap:                  0 kB
 a000-c000 r--p 00000000 fe:00 80                    /data/with a blank.safetensors
 Anonymous:             0 kB
+d000-e000 r--p 00000000 fe:00 82                    /data/cut short
 """
 
 
 def test_only_private_files_without_a_changed_page_count(tmp_path: Path) -> None:
     smaps = tmp_path / "smaps"
     smaps.write_text(SMAPS)
-    # The second has a written page, the third is no file, the fourth is shared, the fifth was swapped out.
+    # The second has a written page, the third is no file, the fourth is shared, the fifth was swapped out,
+    # of the sixth and the last nothing is known.
     assert list(file_mappings(smaps)) == [Mapping(0x1000, 0x3000), Mapping(0xA000, 0xC000)]
     assert list(file_mappings(tmp_path / "none")) == []
 
@@ -84,6 +89,11 @@ def test_weights_that_were_written_to_stay(tmp_path: Path) -> None:
     layer.weight.data[512, 512] = -1.0
     assert give_back_pages(layer) == 0
     assert layer.weight[512, 512] == -1.0
+
+
+def test_nothing_is_read_where_no_weight_is_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "file_mappings", lambda: pytest.fail("the mappings were read"))
+    assert give_back_pages(nn.Linear(4, 4, device="meta")) == 0
 
 
 @linux

@@ -65,6 +65,7 @@ class Teacher:
     def __init__(self, full_row: int, refused: int | None = None) -> None:
         self.caps = TeacherCaps(level=TeacherLevel.LOGITS, generates=False, full_row=full_row)
         self.calls: list[int] = []
+        self.rests: list[int] = []
         self.most_alive = 0
         self._alive = 0
         self._refused = refused
@@ -80,6 +81,9 @@ class Teacher:
     def score(self, views: Sequence[TeacherView]) -> list[TeacherScores]:
         self.calls.append(len(views))
         return [self._scores(len(view.completion)) for view in views]
+
+    def rest(self) -> None:
+        self.rests.append(len(self.calls))
 
     def _scores(self, size: int) -> TeacherScores:
         full = np.full((size, VOCABULARY), -np.log(VOCABULARY), np.float32)
@@ -133,6 +137,8 @@ def test_records_do_not_depend_on_the_groups(monkeypatch: pytest.MonkeyPatch, re
     monkeypatch.setattr(module, "FULL_ROW_VALUES", 5 * VOCABULARY)
     found = pipeline(parts, sizes).records([], seed=0, step=1)
     assert len(whole.calls) == 1 and len(parts.calls) > 2 and sum(parts.calls) == whole.calls[0]
+    # Once a step, behind the last group
+    assert whole.rests == [1] and parts.rests == [len(parts.calls)]
     # 21 tokens in all; at most 5, or the 9 of one response, at once
     assert whole.most_alive == 10 * (21 - (sizes[refused] if refused is not None else 0))
     assert parts.most_alive == 90

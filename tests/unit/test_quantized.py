@@ -14,7 +14,7 @@ import torch
 import tiny
 from dragoman.config import TeacherConfig
 from dragoman.errors import UsageError
-from dragoman.models import load_teacher, model_size, quantized
+from dragoman.models import load_teacher, model_size, quantized, teacher_device
 
 GPU = torch.device("cuda", 0)
 
@@ -81,6 +81,47 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     config = TeacherConfig(model="m", quantization="bitsandbytes-nf4")
     with pytest.raises(UsageError, match=r"'bitsandbytes'.*pip install 'dragoman\[quantized\]'"):
         load_teacher(config, device=GPU)
+
+
+def test_what_transformers_misses_is_said(told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(place: object, **settings: Any) -> Any:
+        raise ImportError("Using `bitsandbytes` 8-bit quantization requires bitsandbytes>=0.48")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", refuse)
+    config = TeacherConfig(model="m", quantization="bitsandbytes-int8")
+    with pytest.raises(
+        UsageError, match=r"'bitsandbytes-int8'.*requires bitsandbytes>=0\.48.*pip install -U"
+    ):
+        load_teacher(config, device=GPU)
+
+
+@pytest.mark.parametrize("quantization", [None, "bitsandbytes-int8"])
+def test_memory_that_runs_out_is_no_fault_of_the_weights(
+    told: dict[str, Any], monkeypatch: pytest.MonkeyPatch, quantization: Any
+) -> None:
+    def refuse(place: object, **settings: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", refuse)
+    with pytest.raises(torch.OutOfMemoryError, match=r"20\.00 MiB"):
+        load_teacher(TeacherConfig(model="m", quantization=quantization), device=GPU)
+
+
+def test_where_a_teacher_scores() -> None:
+    assert teacher_device(TeacherConfig(model="m"), GPU) == GPU
+    assert teacher_device(TeacherConfig(model="m", device="cpu"), GPU) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta"])
+def test_a_device_that_is_not_there(name: str) -> None:
+    with pytest.raises(UsageError, match=rf"teacher\.device is '{name}'.*teacher\.device=null"):
+        teacher_device(TeacherConfig(model="m", device=name), torch.device("cpu"))
+
+
+def test_a_quantization_is_refused_by_the_device_of_the_teacher() -> None:
+    config = TeacherConfig(model="m", device="cpu", quantization="torchao-int8")
+    with pytest.raises(UsageError, match="the teacher runs on CPU"):
+        teacher_device(config, GPU)
 
 
 def test_the_size_is_that_of_the_weights_not_of_their_bytes(tmp_path: Path) -> None:

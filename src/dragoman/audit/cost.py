@@ -19,7 +19,7 @@ from torch import Tensor
 from dragoman.audit.mass import NUM_LIKELY
 from dragoman.audit.pair_facts import Cost
 from dragoman.config import Config
-from dragoman.methods import Writer, get_method
+from dragoman.methods import Signal, Writer, get_method
 from dragoman.models import TokenScorer, TokenScores, model_size
 from dragoman.models.flops import pass_flops, student_lengths, teacher_lengths
 from dragoman.models.loading import ModelSize, causal_lm
@@ -34,8 +34,10 @@ NUM_UPDATED = 3
 """Responses in the backward pass that is timed."""
 _BYTES_A_UNIT = 17
 """Activation bytes a token, layer and hidden unit, for each byte of an activation: 34 / 2."""
-_SLICE_COPIES = 2
-"""Logits of a slice, later their gradient, and their exponentials, in float32."""
+_ONE_BUFFER = (Signal.CREDIT, Signal.ANSWERS, Signal.UNITS)
+"""What is learned from single logits and the normaliser. The logits of a slice, in float32, are written over
+by their exponentials, and these by their gradient; what else is learned from takes a second buffer, at most,
+for copies of positions."""
 _BATCH_COPIES = {"student": 5, "teacher": 3}
 """Logits of a whole batch where a model does more to them than a linear head: as they are, two of what is
 done to them, those picked out, and a gradient; without one, an intermediate is gone when the next is made."""
@@ -156,10 +158,17 @@ def _memory(
         min(max(budget, length), rollouts * length) for budget, length in zip(budgets, lengths, strict=True)
     ]
     units = 1 if config.student.gradient_checkpointing else _BYTES_A_UNIT
-    logits = (
-        _logits(models[0], tokens[0], config.train.logit_slice, _BATCH_COPIES["student"]),
-        _logits(models[1], tokens[1], config.teacher.logit_slice, _BATCH_COPIES["teacher"]),
+    copies = (
+        1 if get_method(config.method.name).signal in _ONE_BUFFER else 2,
+        2 if config.teacher.topk == "all" else 1,  # whole distributions are kept beside the slice
     )
+    slices = (config.train.logit_slice, config.teacher.logit_slice)
+    logits = [
+        _logits(model, side, num, slice_, buffers)
+        for model, side, num, slice_, buffers in zip(
+            models, _BATCH_COPIES, tokens, slices, copies, strict=True
+        )
+    ]
     return {
         "student weights": weights[0],
         "gradients": trained,
@@ -170,16 +179,17 @@ def _memory(
     }
 
 
-def _logits(model: PreTrainedModel, tokens: int, slice_: int | None, copies: int) -> int:
-    """Bytes of logits while a batch of so many tokens is scored, a slice of positions at a time; of the whole
-    batch first where the model makes them all at once."""
+def _logits(model: PreTrainedModel, side: str, tokens: int, slice_: int | None, copies: int) -> int:
+    """Bytes of logits while a batch of so many tokens is scored, a slice of positions at a time in so many
+    buffers; of the whole batch first where the model makes them all at once."""
     head = causal_lm(model).get_output_embeddings().weight
     num_ids, element = int(head.shape[0]), int(head.element_size())
     scorer = TokenScorer(model, (), logit_slice=slice_)
-    parts = _SLICE_COPIES * 4 * scorer.logit_slice * num_ids
+    values = 4 * scorer.logit_slice * num_ids
     if scorer.has_plain_head:
-        return parts
-    return copies * element * tokens * num_ids + parts
+        return copies * values
+    # Those of a slice are copied out of the batch's, then centred.
+    return _BATCH_COPIES[side] * element * tokens * num_ids + 2 * values
 
 
 def _available(model: PreTrainedModel) -> int:

@@ -20,9 +20,9 @@ from dragoman.audit.texts import PROMPTS
 from dragoman.config import Config, MethodConfig
 from dragoman.evaluate import Evaluation, measure
 from dragoman.methods import get_method
-from dragoman.models import TokenScorer, load_teacher
+from dragoman.models import TokenScorer, load_teacher, teacher_device
 from dragoman.models.loading import load_student
-from dragoman.models.settings import use_settings
+from dragoman.models.settings import settings_kept, use_settings
 from dragoman.observe import Metrics, Record
 from dragoman.pipeline import Pipeline, Stopwatch, supervisor
 from dragoman.render import Renderer
@@ -48,6 +48,7 @@ class Effort:
     seed: int = 0
 
 
+@settings_kept()
 def audit_pair(
     config: Config,
     student: Renderer,
@@ -66,11 +67,12 @@ def audit_pair(
     use_settings(config.run)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     device = device or torch.device("cpu")
+    beside = teacher_device(config.teacher, device)
     progress("loading the models")
     model = load_student(config.student, device=device, seed=effort.seed)
     likely = config.teacher.topk if config.teacher.topk != "all" else 0
     scored = config.teacher.model_copy(update={"topk": max(likely, NUM_LIKELY)})
-    in_process = InProcessTeacher(load_teacher(config.teacher, device=device), teacher, scored, student)
+    in_process = InProcessTeacher(load_teacher(config.teacher, device=beside), teacher, scored, student)
     progress("testing the teacher")
     exact = next(in_process.model.parameters()).dtype == torch.float32
     tested = self_test(LocalProbe(in_process), student, tolerance=EXACT_TOLERANCE if exact else TOLERANCE)

@@ -95,6 +95,12 @@ class TeacherConfig(ModelConfig):
         ge=2,
         description="Longest conversation scored, in teacher tokens; null is the model's own context.",
     )
+    device: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Where teacher and reference score, by torch's name such as `cuda:1` or `cpu`, the same "
+        "for every process; null is the student's device.",
+    )
     quantization: Quantization | None = Field(
         default=None,
         description="Weights in 8 or 4 bits by one of two packages (`pip install 'dragoman[quantized]'`), on "

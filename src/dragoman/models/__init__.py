@@ -4,6 +4,7 @@ from dragoman.models.candidates import Candidates
 from dragoman.models.fused import SliceLoss
 from dragoman.models.loading import context_length, load_model, load_teacher, model_size
 from dragoman.models.modes import evaluating
+from dragoman.models.placing import teacher_device
 from dragoman.models.scoring import TokenScorer
 from dragoman.models.slices import TokenScores
 from dragoman.models.spans import Span, SpanScores, score_spans
@@ -21,4 +22,5 @@ __all__ = [
     "load_teacher",
     "model_size",
     "score_spans",
+    "teacher_device",
 ]

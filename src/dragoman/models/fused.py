@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from dragoman.models.heads import product_dtype
 from dragoman.models.masses import centred, pull_back, read
 from dragoman.models.onednn import linear
 from dragoman.models.slices import Asked, TokenScores, prepare, scores
@@ -51,14 +52,18 @@ def fused_loss(
 ) -> Float[Tensor, ""]:
     """`scale` times the sum of a loss over all slices, with gradients to inputs and head.
 
-    `asked` are those of `slices`. Reductions are in float32 or better; the gradient of a head in a lower
-    precision is summed over slices in float32. Autocast applies to the products as it does to a module.
+    `asked` are those of `slices`, which follow each other and hold every position. Reductions are in float32
+    or better; the gradient of a head in a lower precision is summed over slices in float32. Autocast applies
+    to the products as it does to a module.
 
     With `in_place` the gradient of the head's weight is added to its `grad` here and now, so that there is
     no second tensor of the size of the head: for a loss that is run backward as it is, once (RuntimeError if
     it has been multiplied by something), in a process that nobody waits for. A weight with hooks, or that is
     no leaf in float32 or better, is treated as ever.
     """
+    bounds = [0, *[piece.stop for piece in slices]]
+    # Gradients of positions in no slice would be whatever was in memory.
+    assert slices and [piece.start for piece in slices] == bounds[:-1] and bounds[-1] == len(inputs_ND)
     with_gradient = torch.is_grad_enabled()
     into = is_new = None
     if in_place and with_gradient and _takes_gradient(head.weight):
@@ -74,8 +79,8 @@ def fused_loss(
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, inputs_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, plan: _Plan) -> Tensor:
-        product_dtype = _product_dtype(inputs_ND)
-        cast_VD = weight_VD.to(product_dtype)
+        dtype = product_dtype(inputs_ND)
+        cast_VD = weight_VD.to(dtype)
         wide = torch.promote_types(weight_VD.dtype, torch.float32)
         wanted = ctx.needs_input_grad if plan.with_gradient else (False,) * 3
         inputs_grad = torch.empty_like(inputs_ND) if wanted[0] else None
@@ -85,15 +90,15 @@ class _FusedLoss(torch.autograd.Function):
         bias_grad = torch.zeros_like(bias_V, dtype=wide) if bias_V is not None and wanted[2] else None
         total = inputs_ND.new_zeros((), dtype=torch.promote_types(inputs_ND.dtype, torch.float32))
         for piece, own in zip(plan.slices, plan.asked, strict=True):
-            inputs_PD = inputs_ND[piece].to(product_dtype)
-            bias = None if bias_V is None else bias_V.to(product_dtype)
+            inputs_PD = inputs_ND[piece].to(dtype)
+            bias = None if bias_V is None else bias_V.to(dtype)
             logits_PV = _wide(linear(inputs_PD, cast_VD, bias))
             value, logits_grad = _slice_gradient(logits_PV, own, plan, piece)
             del logits_PV  # or it would live until the next slice has its own
             total = total + value
             if bias_grad is not None:
                 bias_grad += logits_grad.sum(0)
-            logits_grad = logits_grad.to(product_dtype)
+            logits_grad = logits_grad.to(dtype)
             if inputs_grad is not None:
                 inputs_grad[piece] = logits_grad @ cast_VD
             if weight_grad is not None:
@@ -153,12 +158,6 @@ def _takes_gradient(weight: Tensor) -> bool:
 
 
 _WIDE = (torch.float32, torch.float64)
-
-
-def _product_dtype(inputs: Tensor) -> torch.dtype:
-    """What the head multiplies in: that of its inputs, or autocast's."""
-    kind = inputs.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
 
 
 def _wide(logits: Tensor) -> Tensor:

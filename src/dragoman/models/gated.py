@@ -74,6 +74,7 @@ def _is_gated(module: Any) -> bool:
     return (
         hasattr(module, "act_fn")
         and "forward" not in vars(module)
+        and not any(map(_is_changed, [*layers, module.act_fn]))
         and all(
             type(layer) is nn.Linear
             and type(layer.weight) is nn.Parameter
@@ -82,6 +83,12 @@ def _is_gated(module: Any) -> bool:
             for layer in layers
         )
     )
+
+
+def _is_changed(layer: Any) -> bool:
+    """Whether a layer that would be passed over has hooks, or another `forward` than its class."""
+    names = ("_forward_hooks", "_forward_pre_hooks")
+    return "forward" in getattr(layer, "__dict__", {}) or any(getattr(layer, name, None) for name in names)
 
 
 def _activation(module: Any) -> _Activation | None:

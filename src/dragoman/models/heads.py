@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
 from dragoman.errors import TrainingError
 
 
-def is_fusible(head: nn.Module) -> bool:
+def is_fusible(head: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a head is a matrix in one piece and nothing else (no adapter, no hook, not sharded), and its
     gradient does not depend on the scale of the loss: float16 would lose it before it is scaled."""
     hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
@@ -16,9 +18,13 @@ def is_fusible(head: nn.Module) -> bool:
         return False
     if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter:
         return False
-    kind = head.weight.device.type
-    cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else head.weight.dtype
-    return cast != torch.float16
+    return product_dtype(head.weight) != torch.float16
+
+
+def product_dtype(inputs: Tensor) -> torch.dtype:
+    """What a layer multiplies in: that of its inputs, or autocast's."""
+    kind = inputs.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
 
 
 def check_head(head: nn.Module, num_ids: int) -> None:

@@ -49,6 +49,8 @@ def load_model(config: WeightsConfig, **more: Any) -> PreTrainedModel:
             output_loading_info=True,
             **more,
         )
+    except torch.OutOfMemoryError:
+        raise  # says itself how much was wanted and where; the weights are right
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise AssetError(
             f"cannot load the model {config.model!r}: {error}. Expected a folder or hub repository with "
@@ -69,8 +71,15 @@ def load_teacher(config: TeacherConfig, *, device: torch.device) -> PreTrainedMo
     """
     if config.quantization is None:
         return load_model(config).to(device)
-    how = quantization_config(config.quantization, device)
-    return load_model(config, quantization_config=how, device_map={"": device})
+    try:
+        how = quantization_config(config.quantization, device)
+        return load_model(config, quantization_config=how, device_map={"": device})
+    except ImportError as error:
+        raise UsageError(
+            f"teacher.quantization is {config.quantization!r}, and its package or a version of it that "
+            f"transformers takes is not there: {error}. Run `pip install -U 'dragoman[quantized]'`, or set "
+            "teacher.quantization=null"
+        ) from error
 
 
 def load_student(config: StudentConfig, *, device: torch.device, seed: int) -> PreTrainedModel:

@@ -33,6 +33,9 @@ PART_VALUES = 2**22
 DEEP = -60.0
 """Nats below the likeliest token from where on a float32 loses digits of a mass."""
 
+LEAST = -1e4
+"""Nats that stand for -inf where the mass, 0, is a factor: finite, and finite times a gradient."""
+
 
 class Places(NamedTuple):
     """Entries of a slice of logits."""
@@ -164,7 +167,7 @@ def _expected(logits_PV: Float[Tensor, "P V"]) -> Float[Tensor, " P"]:
 
 
 def _finite(values: Tensor) -> Tensor:
-    return values.clamp_min(torch.finfo(values.dtype).min)
+    return values.clamp_min(LEAST)
 
 
 def _parts(values_PV: Float[Tensor, "P V"]) -> Iterator[slice]:

@@ -19,8 +19,9 @@ from torch import nn
 
 _SMAPS = Path("/proc/self/smaps")
 _HEADER = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S+) \S+ \S+ (\d+)\s*(.*)")
-_CHANGED = re.compile(r"(?:Anonymous|Swap|Locked): +(\d+) kB")
-"""What a mapping has none of, if all its pages are the file's and may go."""
+_CHANGED = re.compile(r"(Anonymous|Swap|Locked): +(\d+) kB")
+"""What a mapping has none of, if all its pages are the file's and may go. A system that does not say so much
+as `Anonymous` is not believed."""
 _DONTNEED = 4
 """MADV_DONTNEED of madvise(2): of a private mapping of a file, pages that were never written to are read from
 the file again when they are next used. Pages of no file would be lost, so they are never named."""
@@ -46,12 +47,13 @@ def give_back_pages(model: nn.Module) -> int:
     mostly from its own cache of the file. Weights that were converted, written to, or are not on CPU have no
     such pages, and nothing happens to them.
     """
-    mappings = list(file_mappings())
+    stretches = list(_stretches(model))
+    mappings = list(file_mappings()) if stretches else []
     if not mappings:
         return 0
     advise = ctypes.CDLL(None, use_errno=True).madvise
     released = 0
-    for start, stop in _stretches(model):
+    for start, stop in stretches:
         inside = next((m for m in mappings if m.start <= start and stop <= m.stop), None)
         first, last = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, stop // mmap.PAGESIZE * mmap.PAGESIZE
         if inside is None or last <= first:
@@ -66,17 +68,21 @@ def file_mappings(smaps: Path = _SMAPS) -> Iterator[Mapping]:
     if not smaps.exists():
         return
     found: Mapping | None = None
+    held: dict[str, int] = {}
+
+    def unchanged() -> Iterator[Mapping]:
+        if found is not None and "Anonymous" in held and not any(held.values()):
+            yield found
+
     for line in smaps.read_text(encoding="utf-8", errors="replace").splitlines():
         if header := _HEADER.fullmatch(line):
-            if found is not None:
-                yield found
+            yield from unchanged()
             start, stop, kind, inode, _ = header.groups()
             is_private_file = inode != "0" and kind.startswith("r") and kind.endswith("p")
-            found = Mapping(int(start, 16), int(stop, 16)) if is_private_file else None
-        elif (held := _CHANGED.fullmatch(line)) and int(held[1]):
-            found = None
-    if found is not None:
-        yield found
+            found, held = Mapping(int(start, 16), int(stop, 16)) if is_private_file else None, {}
+        elif size := _CHANGED.fullmatch(line):
+            held[size[1]] = int(size[2])
+    yield from unchanged()
 
 
 def _stretches(model: nn.Module) -> Iterator[tuple[int, int]]:

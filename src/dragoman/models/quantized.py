@@ -15,9 +15,15 @@ from dragoman.errors import UsageError
 def quantization_config(name: str, device: torch.device) -> Any:
     """What `from_pretrained` is told for `teacher.quantization`. The output head keeps its precision.
 
-    Raises UsageError on CPU, and where the package is not installed.
+    Raises UsageError as `check_quantization`.
     """
-    package, make = _KINDS[name]
+    check_quantization(name, device)
+    return _KINDS[name][1]()
+
+
+def check_quantization(name: str, device: torch.device) -> None:
+    """Raise UsageError on CPU, and where the package is not installed."""
+    package = _KINDS[name][0]
     if device.type == "cpu":
         raise UsageError(
             f"teacher.quantization is {name!r}, which needs an accelerator, but the teacher runs on CPU, "
@@ -29,7 +35,6 @@ def quantization_config(name: str, device: torch.device) -> Any:
             f"teacher.quantization is {name!r}, which needs the package {package!r}, which is not installed: "
             "run `pip install 'dragoman[quantized]'`, or set teacher.quantization=null"
         )
-    return make()
 
 
 def _bitsandbytes_int8() -> Any:

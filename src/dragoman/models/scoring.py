@@ -113,8 +113,9 @@ class TokenScorer(nn.Module):
             states = base(input_ids=input_ids, **asked_of_model)
             inputs, head = states.logits[row, column], nn.Identity()
         whole = self._asked(target, is_stop, candidates, num_sorted)
-        if loss is not None and is_fusible(head):
-            self._check_head()
+        if loss is not None:
+            if is_fusible(head):
+                self._check_head()
             found = scores_by_kernel(self.loss_impl, inputs, head, whole)
             if found is not None:
                 return loss(found, slice(0, len(target))) * scale

@@ -5,7 +5,7 @@ from dragoman.teach.in_process import InProcessTeacher, in_process_caps
 from dragoman.teach.local_probe import LocalProbe
 from dragoman.teach.reference import check_reference, load_reference
 from dragoman.teach.selftest import Check, SelfTest, self_test
-from dragoman.teach.teacher import Teacher
+from dragoman.teach.teacher import Resting, Teacher
 
 __all__ = [
     "Check",
@@ -14,6 +14,7 @@ __all__ = [
     "Generation",
     "InProcessTeacher",
     "LocalProbe",
+    "Resting",
     "SelfTest",
     "Teacher",
     "check_reference",

@@ -90,7 +90,6 @@ class InProcessTeacher:
             for view, size in zip(views, kept, strict=True)
         ]
         scored = score_spans(self._scorer, spans, batch_tokens=self._batch_tokens)
-        give_back_pages(self.model)  # until the next step, most of which has no use for them
         found = [_teacher_scores(view, scores) for view, scores in zip(views, scored, strict=True)]
         if self.reference is None:
             return found
@@ -98,6 +97,12 @@ class InProcessTeacher:
             replace(scores, reference_logp=of_reference.logp)
             for scores, of_reference in zip(found, self.reference.score(views), strict=True)
         ]
+
+    def rest(self) -> None:
+        """Let go of the pages of the weights until the next step, most of which has no use for them."""
+        give_back_pages(self.model)
+        if self.reference is not None:
+            self.reference.rest()
 
     def _kept(self, view: TeacherView) -> int:
         """Tokens of a view that fit the context."""

@@ -22,3 +22,12 @@ class Teacher(Protocol):
     def score(self, views: Sequence[TeacherView]) -> list[TeacherScores]:
         """Log-probs of every view's completion, in order."""
         ...
+
+
+@runtime_checkable
+class Resting(Protocol):
+    """A teacher that is told when it has been asked for the last time in a step."""
+
+    def rest(self) -> None:
+        """Let go of what is not needed until it is asked again."""
+        ...

@@ -15,8 +15,8 @@ from dragoman.types import Event, Supervision, TrainBatch
 def micro_batches(
     records: Sequence[Record], *, max_tokens: int, normalise: str, packing: Packing = Packing.PADDED
 ) -> list[TrainBatch]:
-    """Batches of at most `max_tokens` tokens, padding included, of similar lengths. There is always at least
-    one, if only to take part in a gradient reduction."""
+    """Batches of at most `max_tokens` tokens, padding included, of similar lengths. There is at least
+    one if there are records, if only to take part in a gradient reduction, and none of no records."""
     lengths = [len(record.rollout.context_ids) + len(record.rollout.completion) for record in records]
     return [
         collate([records[i] for row in rows for i in row], normalise, sizes=[len(row) for row in rows])

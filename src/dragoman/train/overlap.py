@@ -70,7 +70,7 @@ class Batches:
             if is_on_student_device(self._session):
                 logger.warning(
                     "train.max_staleness gains nothing here: teacher and student share the device %r and "
-                    "wait for each other; set it to 0",
+                    "wait for each other; set it to 0, or teacher.device to another",
                     str(self._session.model.device),
                 )
         return self

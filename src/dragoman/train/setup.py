@@ -19,7 +19,7 @@ from dragoman.data import load_prompts
 from dragoman.errors import UsageError
 from dragoman.evaluate import ForwardKL
 from dragoman.methods import Method, Signal, Sorts, Supervise, Writer, get_method
-from dragoman.models import TokenScorer, load_teacher
+from dragoman.models import TokenScorer, load_teacher, teacher_device
 from dragoman.models.loading import causal_lm, load_student
 from dragoman.models.packing import packing_of
 from dragoman.models.settings import use_settings
@@ -88,13 +88,14 @@ def build_session(
         _check_mapping(config, student, teacher_side, prompts)
     accelerator = _accelerator(config, run_path)
     _check_share(config, accelerator.num_processes)
+    beside = teacher_device(config.teacher, accelerator.device)
     model = load_student(config.student, device=accelerator.device, seed=config.run.seed)
     teacher = InProcessTeacher(
-        load_teacher(config.teacher, device=accelerator.device),
+        load_teacher(config.teacher, device=beside),
         teacher_side,
         config.teacher,
         student,
-        load_reference(config.teacher, teacher_side, accelerator.device),
+        load_reference(config.teacher, teacher_side, beside),
     )
     scorer = _scorer(config, model, student, supervise)
     wrapped, optimizer = accelerator.prepare(scorer, make_optimizer(scorer, config.train))
