@@ -129,7 +129,7 @@ def choose(
 
 
 def _race(mass_BV: Float[Tensor, "B V"], generators: Sequence[torch.Generator]) -> Int[Tensor, " B"]:
-    """A draw from each row, which need not sum to 1 (decision 0005)."""
+    """A draw from each row, which need not sum to 1 (decisions 0005, 0020)."""
     size, num_ids = mass_BV.shape
     blocks_BKI = nn.functional.pad(mass_BV, (0, -num_ids % _BLOCK)).view(size, -1, _BLOCK)
     num_blocks = blocks_BKI.shape[1]
