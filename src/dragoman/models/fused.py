@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dragoman.models.heads import product_dtype
+from dragoman.models.heads import product_dtype, takes_gradient
 from dragoman.models.masses import centred, pull_back, read
 from dragoman.models.onednn import linear
 from dragoman.models.slices import Asked, TokenScores, prepare, scores
@@ -66,7 +66,7 @@ def fused_loss(
     assert slices and [piece.start for piece in slices] == bounds[:-1] and bounds[-1] == len(inputs_ND)
     with_gradient = torch.is_grad_enabled()
     into = is_new = None
-    if in_place and with_gradient and _takes_gradient(head.weight):
+    if in_place and with_gradient and takes_gradient(head.weight):
         is_new = head.weight.grad is None
         into = torch.empty_like(head.weight) if head.weight.grad is None else head.weight.grad
     plan = _Plan(tuple(slices), tuple(asked), loss, scale, with_gradient, into, bool(is_new))
@@ -149,15 +149,6 @@ def _slice_gradient(
     with torch.no_grad():
         gradient = pull_back(behind, of.wanted, found.each(Tensor.detach), grads)
     return value.detach(), gradient
-
-
-def _takes_gradient(weight: Tensor) -> bool:
-    """Whether `grad` of a weight can be written to without anybody being told."""
-    hooks = (weight._backward_hooks, weight._post_accumulate_grad_hooks)
-    return weight.requires_grad and weight.is_leaf and not any(hooks) and weight.dtype in _WIDE
-
-
-_WIDE = (torch.float32, torch.float64)
 
 
 def _wide(logits: Tensor) -> Tensor:

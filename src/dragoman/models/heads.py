@@ -27,6 +27,13 @@ def product_dtype(inputs: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else inputs.dtype
 
 
+def takes_gradient(weight: Tensor) -> bool:
+    """Whether `grad` of a weight can be written to without anybody being told."""
+    hooks = (weight._backward_hooks, weight._post_accumulate_grad_hooks)
+    is_wide = weight.dtype in (torch.float32, torch.float64)
+    return weight.requires_grad and weight.is_leaf and not any(hooks) and is_wide
+
+
 def check_head(head: nn.Module, num_ids: int) -> None:
     """Raise TrainingError for a head that is in parts on several processes: a part has another normaliser.
 

@@ -16,6 +16,7 @@ from dragoman.config import Config, TrainConfig
 from dragoman.errors import TrainingError
 from dragoman.models import TokenScorer
 from dragoman.models.memory import give_back_freed
+from dragoman.models.training import gradients_in_place
 from dragoman.objective import Objective, modified
 from dragoman.observe import Metrics, Ratio, Record
 from dragoman.padding import Packing
@@ -70,6 +71,7 @@ class Updater:
     ) -> None:
         self._accelerator = accelerator
         self._scorer = scorer
+        self._model = accelerator.unwrap_model(scorer).model
         self._optimizer = optimizer
         self._objective = modified(objective)
         self._config = config
@@ -100,10 +102,15 @@ class Updater:
         )
         count = max(self._sum_over_ranks(normaliser(records, normalise)), 1.0)
         world = self._accelerator.num_processes
+        # Where gradients are reduced, every parameter has to say when its own is there.
+        in_place = world == 1 and self._accelerator.scaler is None
         metrics, loss = Metrics(), 0.0
         for number, batch in enumerate(batches):
             is_last = number == len(batches) - 1
-            with nullcontext() if is_last else self._accelerator.no_sync(self._scorer):
+            with (
+                nullcontext() if is_last else self._accelerator.no_sync(self._scorer),
+                gradients_in_place(self._model, enabled=in_place),
+            ):
                 with watch.part("loss"):
                     output = batch_loss(
                         self._scorer,
@@ -113,8 +120,7 @@ class Updater:
                         self._accelerator.device,
                         # Replicas average their gradients, the loss is a sum over all of them.
                         scale=world / count,
-                        # Where gradients are reduced, every parameter has to say when its own is there.
-                        in_place=world == 1 and self._accelerator.scaler is None,
+                        in_place=in_place,
                     )
                 with watch.part("backward"):
                     self._accelerator.backward(output.total)
