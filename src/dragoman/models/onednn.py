@@ -15,6 +15,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from dragoman.models.processor import mkl_is_at_home
 from dragoman.models.traced import known, routed
 
 PACK_ROWS = 16
@@ -73,8 +74,9 @@ def is_available() -> bool:
 
 def _product(packed: Tensor, weight: Tensor, bias: Tensor | None, inputs: Tensor) -> Tensor:
     """By oneDNN where inputs are of the weights' precision and autocast does not ask for another; not for one
-    row and a weight of few bytes, which torch reads at a higher rate (decision 0018)."""
-    if not _suits(inputs) or (inputs.numel() == weight.shape[1] and weight.numel() <= MOST_OF_ONE_ROW):
+    row and a weight of few bytes where MKL is at home, which reads it at a higher rate (decision 0018)."""
+    is_small = inputs.numel() == weight.shape[1] and weight.numel() <= MOST_OF_ONE_ROW
+    if not _suits(inputs) or (is_small and mkl_is_at_home()):
         return nn.functional.linear(inputs, weight, bias)
     return _by_onednn(packed, bias, inputs)
 
