@@ -37,7 +37,7 @@ METHODS: dict[str, tuple[Build, int, float, int]] = {
     "retok": (retok.build, 18, 0, 0),
     "escd": (escd.build, 32, 0, 0),
     "xtoken": (build_pkl, 12, 0, 0),
-    "canon": (canon.build, 200, 0.1, 20),
+    "canon": (canon.build, 150, 0.1, 20),
 }
 
 

@@ -26,7 +26,7 @@ _TRIED = 64
 _KEPT = 1 << 18
 """Tokenisations held at once."""
 
-Following = Sequence[int] | Int64[np.ndarray, " n"]
+Following = Sequence[int] | Int64[np.ndarray, " _"]
 Question = tuple[tuple[int, ...], bytes, Following]
 """The student's tokens so far, their bytes, and teacher tokens that may be next."""
 
@@ -132,7 +132,9 @@ class Continued:
         self._known: dict[tuple[tuple[int, ...], bytes], dict[int, int]] = {}
         self._num_known = 0
 
-    def __call__(self, written: tuple[int, ...], data: bytes, following: Following) -> list[int]:
+    def __call__(
+        self, written: tuple[int, ...], data: bytes, following: Following
+    ) -> Int64[np.ndarray, " n"]:
         """Of each teacher token w in `following` the student token behind `written` in the student's own
         tokenisation of `data` and w.
 
@@ -140,16 +142,19 @@ class Continued:
         known: white space is divided in view of what comes behind it, so it is tried before a letter too.
         """
         ids = np.asarray(following, np.int64)
-        asked = self._asked(data, ids)
-        names = asked.tolist()
+        apart = self._are_apart(data, ids)
+        names = _asked(ids, apart)
         known = self._known.get((written, data), {})
         if any(w not in known for w in names):
             self.prepare([(written, data, ids)])
             known = self._known[written, data]
-        found = np.array([known[w] for w in names], np.int64)
-        first = self._tables.first_token[ids]
-        unknown = (found == _NOTHING) | ((asked == _ALONE) & (first == NOWHERE))
-        return np.where(unknown, first, found).tolist()
+        if apart is None:
+            return np.array([known[w] for w in names], np.int64)
+        found = self._tables.first_token[ids]
+        if (alone := known.get(_ALONE, _NOTHING)) != _NOTHING:
+            found = np.where(found == NOWHERE, NOWHERE, alone)
+        found[~apart] = [known[w] for w in names if w != _ALONE]
+        return found
 
     def prepare(self, questions: Sequence[Question]) -> None:
         """Find the answers to many questions with one call of the tokenizer."""
@@ -159,8 +164,8 @@ class Continued:
         asked: dict[tuple[tuple[int, ...], bytes], dict[int, None]] = {}
         for written, data, following in questions:
             known = self._known.get((written, data), {})
-            names = self._asked(data, np.asarray(following, np.int64)).tolist()
-            unknown = dict.fromkeys(w for w in names if w not in known)
+            ids = np.asarray(following, np.int64)
+            unknown = dict.fromkeys(w for w in _asked(ids, self._are_apart(data, ids)) if w not in known)
             asked.setdefault((written, data), {}).update(unknown)
         numbers = [(key, w) for key, following in asked.items() for w in following]
         if not numbers:
@@ -170,11 +175,10 @@ class Continued:
             self._known.setdefault(key, {})[w] = answer
         self._num_known += len(numbers)
 
-    def _asked(self, data: bytes, following: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-        """What is asked of each teacher token behind some text: itself, or of the text `_ALONE`."""
-        if not data or not self._divided[data[-1]]:
-            return following
-        return np.where(self._spaced[following], _ALONE, following)
+    def _are_apart(self, data: bytes, following: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"] | None:
+        """Which teacher tokens do not change what the student makes of the text before them; None where each
+        may."""
+        return self._spaced[following] if data and self._divided[data[-1]] else None
 
     def _answers(self, keys: list[tuple[tuple[int, ...], bytes]], following: list[int]) -> list[int]:
         """The student token behind `keys[n]` when teacher token `following[n]` is next; `_NOTHING` where
@@ -259,6 +263,14 @@ class Continued:
             else:
                 found.append(own[behind] if behind < last else _NOTHING)
         return found
+
+
+def _asked(following: Int64[np.ndarray, " n"], apart: Bool[np.ndarray, " n"] | None) -> list[int]:
+    """What is to be asked about: the teacher tokens that are not apart, and for all others `_ALONE`."""
+    if apart is None:
+        return following.tolist()
+    others: list[int] = following[~apart].tolist()
+    return others if len(others) == len(following) else [*others, _ALONE]
 
 
 def likeliest(mass: np.ndarray, most: int, least: float) -> Int64[np.ndarray, " n"]:
