@@ -10,6 +10,7 @@ import pytest
 import toy
 from dragoman.config import MethodConfig
 from dragoman.supervise.rows import ahead, canon, longer
+from dragoman.supervise.rows.listed import Listed
 from dragoman.supervise.rows.sets import Sets
 from dragoman.text import NOWHERE, PairTables, Tokenization
 from dragoman.types import Alignment, ChunkKind, DropReason, Event, RowLabel, Rows, Supervision
@@ -60,7 +61,7 @@ def sets_with(*mass: float) -> Sets:
 
 
 def listed(sets: Sets, topk: int | None, always: int) -> tuple[dict[tuple[int, ...], float], float]:
-    ids, sizes, mass, left, _ = sets.candidates(topk, always)
+    ids, sizes, mass, left, _ = Listed.of([sets]).candidates(topk, [always])[0]
     assert sizes is not None
     stretches = np.split(ids, np.cumsum(sizes)[:-1]) if len(sizes) else []
     return {tuple(s.tolist()): float(m) for s, m in zip(stretches, mass, strict=True)}, left
@@ -153,10 +154,10 @@ def test_what_follows_in_the_students_tokens() -> None:
     b, c, d, cd = (toy.index_of(PAIRS, word) for word in ("b", "c", "d", "cd"))
     # |a|b is |ab|; |a|c| stays; |ab|c is |abc|, and so is |ab|cd
     own = [toy.index_of(LONG, word) for word in "cd"]
-    assert ask((a,), b"a", [b, c, d]) == [longer.JOINED, *own]
-    assert ask((ab,), b"ab", [c, d, cd]) == [longer.JOINED, own[1], longer.JOINED]
-    assert ask((), b"a", [b, c, cd]) == [ab, a, a]
-    assert ask((a,), b"a", [c, b]) == [own[0], longer.JOINED]  # as known
+    assert ask((a,), b"a", [b, c, d]).tolist() == [longer.JOINED, *own]
+    assert ask((ab,), b"ab", [c, d, cd]).tolist() == [longer.JOINED, own[1], longer.JOINED]
+    assert ask((), b"a", [b, c, cd]).tolist() == [ab, a, a]
+    assert ask((a,), b"a", [c, b]).tolist() == [own[0], longer.JOINED]  # as known
 
 
 def test_white_space_waits_for_what_comes_behind_it() -> None:
@@ -164,13 +165,13 @@ def test_white_space_waits_for_what_comes_behind_it() -> None:
     side = toy.bpe("blanks", "Ġ Ġ", letters="abĠ")
     blank = toy.index_of(side, "Ġ")
     ask = longer.Continued(PairTables(side, toy.bpe("t", letters="abĠ")))
-    assert ask((blank,), b" ", [toy.index_of(LETTERS, "a"), blank]) == [
+    assert ask((blank,), b" ", [toy.index_of(LETTERS, "a"), blank]).tolist() == [
         toy.index_of(side, "a"),
         longer.JOINED,
     ]
     # but where blank and letter are one, |Ġ|Ġa| is what three symbols are
     word = toy.bpe("words", "Ġ a", "Ġ Ġ", letters="abĠ")
-    assert longer.Continued(PairTables(word, side))((blank,), b" ", [blank]) == [NOWHERE]
+    assert longer.Continued(PairTables(word, side))((blank,), b" ", [blank]).tolist() == [NOWHERE]
 
 
 # --- where the teacher draws too

@@ -38,7 +38,7 @@ class Step(NamedTuple):
     before: tuple[tuple[int, ...], bytes]
     data: bytes
     longer: Mapping[int, Int64[np.ndarray, " n"]]
-    following: list[int] | None
+    following: Int64[np.ndarray, " n"] | None
 
     @property
     def questions(self) -> list[Question]:
@@ -84,16 +84,15 @@ class Ahead:
         longer = self._longer.after(chain)
         if share < LEAST or not (longer or len(self._tables.student.token_bytes(target)) >= len(data)):
             return None
-        following: list[int] = []
         at += 1
-        ends = at >= len(response.tokens) or not _known(response, at)
-        if not ends:
+        following = None
+        if at < len(response.tokens) and _known(response, at):
             row = response.teacher[at]
             parts = share * row.known
-            likely = set(row.ids[likeliest(parts, CHECKED, LEAST)].tolist())
-            likely |= {u for u in row.ids[parts >= LEAST].tolist() if u in longer}
-            following = sorted(likely | {int(response.tokens.ids[at])})
-        return Step(at, share, target, chain, before, data, longer, None if ends else following)
+            likely = row.ids[likeliest(parts, CHECKED, LEAST)].tolist()
+            begun = longer.keys() & row.ids[parts >= LEAST].tolist() if longer else ()
+            following = np.array(sorted({*likely, *begun, int(response.tokens.ids[at])}), np.int64)
+        return Step(at, share, target, chain, before, data, longer, following)
 
     def look(self, response: Response, sets: Sets, step: Step | None) -> None:
         """Part the mass of the realised teacher token by what the teacher says next.
@@ -112,18 +111,18 @@ class Ahead:
             unnamed = share * row.tail_within(np.fromiter(longer, np.int64, len(longer)))
             sets.lost += sets.move(unnamed, target, None)
             source = target
-            for u, start in zip(following, starts, strict=True):
-                part, new = share * row.of(u), start if start >= 0 else source
+            parts = (share * row.of_each(following)).tolist()
+            for u, part, start in zip(following.tolist(), parts, starts.tolist(), strict=True):
+                if start == JOINED and u != realised:
+                    sets.move(part, source, None)
+                    continue
+                new = start if start >= 0 else source
+                sets.move(part, source, new)
                 if u == realised:
                     target = new
-                    sets.move(part, source, target)
-                elif start == JOINED:
-                    sets.move(part, source, None)
-                else:
-                    sets.move(part, source, new)
-                    if u in longer:
-                        size = len(data) + len(tables.teacher.token_bytes(u))
-                        self._join(sets, new, self._longer.beyond(longer, [u], size), part)
+                elif u in longer:
+                    size = len(data) + len(tables.teacher.token_bytes(u))
+                    self._join(sets, new, self._longer.beyond(longer, [u], size), part)
             if tokens.event[at]:
                 return
             share, chain = share * row.of(realised), (*chain, realised)

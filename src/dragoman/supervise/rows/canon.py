@@ -18,8 +18,8 @@ so far. Three things tell a teacher token's mass from that of a student token, a
 
 Inside a teacher token (k bytes of it written) the teacher may also have ended there; what would follow is not
 in any row. Such a row is `partial`: masses of the tokens that go on are right relative to each other. So is a
-row with more than `sets.DOUBT` of straddling mass whose next student token hangs on what comes behind (white
-space): one that differs before one letter may be joined with the last token before another.
+row with more than `listed.DOUBT` of straddling mass whose next student token hangs on what comes behind
+(white space): one that differs before one letter may be joined with the last token before another.
 
 Not known: of a token that is not realised, what follows. So mass may be given to a token that the student's
 tokenizer would have joined with the one before as soon as it sees two teacher tokens, and the teacher's other
@@ -42,8 +42,9 @@ from dragoman.config import MethodConfig
 from dragoman.supervise.dense import dense
 from dragoman.supervise.rows.ahead import CHECKED, LARGE, LEAST, MOST, Ahead, Step
 from dragoman.supervise.rows.common import Response, gathered
+from dragoman.supervise.rows.listed import rows_of_sets
 from dragoman.supervise.rows.longer import JOINED, Continued, LongerTokens, Question, likeliest
-from dragoman.supervise.rows.sets import Sets, rows_of_sets
+from dragoman.supervise.rows.sets import Sets
 from dragoman.supervise.rows.straddling import Straddlers, Straddling
 from dragoman.supervise.rows.teacher import TeacherRow
 from dragoman.supervise.sampled import Supervise
@@ -103,7 +104,7 @@ class Canonical:
         row = response.teacher[int(response.teacher_of[index])]
         likely = row.ids[likeliest(row.known, CHECKED, LEAST)]
         likely = likely[self._tables.teacher.strings.lengths[likely] > 0]
-        joins = (*before, likely.tolist()) if before[0] else None
+        joins = (*before, likely) if before[0] else None
         return Look(
             self._straddlers.found(response, index, reach),
             joins,
@@ -112,9 +113,9 @@ class Canonical:
 
     def _sets(self, response: Response, index: int, look: Look) -> Sets | None:
         tables, place = self._tables, int(response.teacher_of[index])
-        sets = Sets()
         row, written = response.teacher[place], int(response.written[index])
-        if tables.same_ids and not written:
+        sets = Sets(whole=tables.same_ids and not written)
+        if sets.whole:
             self._add(sets, row, row.known)
             return sets
         if written:
@@ -127,7 +128,7 @@ class Canonical:
             self._link(response, index, sets, row, mass)
         for straddling in look.straddling:
             self._place(sets, straddling)
-        return sets if sets.normalise() else None
+        return sets if any(sets.single.values()) else None
 
     def _add(self, sets: Sets, row: TeacherRow, mass: Float64[np.ndarray, " K"]) -> None:
         ids, found, nowhere = gathered(self._tables.first_token[row.ids], mass)
@@ -150,9 +151,9 @@ class Canonical:
         if look.joins is None:
             return row.known
         realised = int(response.tokens.ids[int(response.teacher_of[index])])
-        found = self._continued(*look.joins)
-        joined = [w for w, u in zip(look.joins[2], found, strict=True) if u == JOINED and w != realised]
-        return np.where(np.isin(row.ids, joined), 0.0, row.known) if joined else row.known
+        ids = np.asarray(look.joins[2], np.int64)
+        joined = ids[(self._continued(*look.joins) == JOINED) & (ids != realised)]
+        return np.where(np.isin(row.ids, joined), 0.0, row.known) if len(joined) else row.known
 
     def _link(
         self, response: Response, index: int, sets: Sets, row: TeacherRow, mass: Float64[np.ndarray, " K"]
@@ -183,7 +184,7 @@ class Canonical:
         """Give the mass of straddling teacher tokens to the next student token of each. Of those that were
         not asked about as large a share is possible as of these."""
         placed = 0.0
-        targets = self._continued(*found.question)
+        targets = self._continued(*found.question).tolist()
         for w, mass, target in zip(found.ids, found.mass.tolist(), targets, strict=True):
             if target == JOINED:
                 continue

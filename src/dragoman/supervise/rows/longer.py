@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from dragoman.padding import stretches
 from dragoman.text import NOWHERE, PairTables
+from dragoman.text.borders import divided_before_space
 
 JOINED = -2
 """The student's tokenizer would not have divided the text as it is divided."""
+_NOTHING = -3
+"""No token is next."""
+_ALONE = -1
+"""In place of a teacher token: a text is asked about as it is."""
 _BLANKS = (b" ", b"\t", b"\n", b"\r", b"\v", b"\f")
 _BREAKS = (b"\n", b"\r")
 _TRIED = 64
@@ -21,7 +26,8 @@ _TRIED = 64
 _KEPT = 1 << 18
 """Tokenisations held at once."""
 
-Question = tuple[tuple[int, ...], bytes, Sequence[int]]
+Following = Sequence[int] | Int64[np.ndarray, " _"]
+Question = tuple[tuple[int, ...], bytes, Following]
 """The student's tokens so far, their bytes, and teacher tokens that may be next."""
 
 
@@ -115,25 +121,40 @@ class LongerTokens:
 
 
 class Continued:
-    """The student's tokenizer asked what it writes when a teacher token goes on a text it has begun."""
+    """The student's tokenizer asked what it writes when a teacher token goes on a text it has begun.
+
+    Where it begins anew at the space of a teacher token, whatever that token is (`text.borders`), the text
+    alone is asked about, once for all of these.
+    """
 
     def __init__(self, tables: PairTables) -> None:
         self._tables = tables
         self._known: dict[tuple[tuple[int, ...], bytes], dict[int, int]] = {}
         self._num_known = 0
 
-    def __call__(self, written: tuple[int, ...], data: bytes, following: Sequence[int]) -> list[int]:
+    def __call__(
+        self, written: tuple[int, ...], data: bytes, following: Following
+    ) -> Int64[np.ndarray, " n"]:
         """Of each teacher token w in `following` the student token behind `written` in the student's own
         tokenisation of `data` and w.
 
         `JOINED` where that does not start with `written`; `NOWHERE` where that, or the next token, is not
         known: white space is divided in view of what comes behind it, so it is tried before a letter too.
         """
+        ids = np.asarray(following, np.int64)
+        apart = self._are_apart(data, ids)
+        names = _asked(ids, apart)
         known = self._known.get((written, data), {})
-        if any(w not in known for w in following):
-            self.prepare([(written, data, following)])
+        if any(w not in known for w in names):
+            self.prepare([(written, data, ids)])
             known = self._known[written, data]
-        return [known[w] for w in following]
+        if apart is None:
+            return np.array([known[w] for w in names], np.int64)
+        found = self._tables.first_token[ids]
+        if (alone := known.get(_ALONE, _NOTHING)) != _NOTHING:
+            found = np.where(found == NOWHERE, NOWHERE, alone)
+        found[~apart] = [known[w] for w in names if w != _ALONE]
+        return found
 
     def prepare(self, questions: Sequence[Question]) -> None:
         """Find the answers to many questions with one call of the tokenizer."""
@@ -143,7 +164,8 @@ class Continued:
         asked: dict[tuple[tuple[int, ...], bytes], dict[int, None]] = {}
         for written, data, following in questions:
             known = self._known.get((written, data), {})
-            unknown = dict.fromkeys(w for w in following if w not in known)
+            ids = np.asarray(following, np.int64)
+            unknown = dict.fromkeys(w for w in _asked(ids, self._are_apart(data, ids)) if w not in known)
             asked.setdefault((written, data), {}).update(unknown)
         numbers = [(key, w) for key, following in asked.items() for w in following]
         if not numbers:
@@ -153,9 +175,17 @@ class Continued:
             self._known.setdefault(key, {})[w] = answer
         self._num_known += len(numbers)
 
+    def _are_apart(self, data: bytes, following: Int64[np.ndarray, " n"]) -> Bool[np.ndarray, " n"] | None:
+        """Which teacher tokens do not change what the student makes of the text before them; None where each
+        may."""
+        return self._spaced[following] if data and self._divided[data[-1]] else None
+
     def _answers(self, keys: list[tuple[tuple[int, ...], bytes]], following: list[int]) -> list[int]:
-        """The student token behind `keys[n]` when teacher token `following[n]` is next."""
-        pieces = self._tables.teacher.strings.take(np.array(following, np.int64)).tolist()
+        """The student token behind `keys[n]` when teacher token `following[n]` is next; `_NOTHING` where
+        none has to be next and none is."""
+        strings = self._tables.teacher.strings
+        pieces = strings.take(np.maximum(np.array(following, np.int64), 0)).tolist()
+        pieces = [b"" if w == _ALONE else piece for w, piece in zip(following, pieces, strict=True)]
         blank = [n for n, piece in enumerate(pieces) if piece[-1:] in _BLANKS]
         plain = [data + piece for (_, data), piece in zip(keys, pieces, strict=True)]
         written = [own for own, _ in keys]
@@ -167,7 +197,28 @@ class Continued:
                 # Behind blanks there will be something, behind a line break anything.
                 impossible = other == JOINED and pieces[n][-1:] not in _BREAKS
                 found[n] = JOINED if impossible else NOWHERE
-        return found[: len(keys)]
+        return [
+            NOWHERE if start == _NOTHING and w != _ALONE else start
+            for w, start in zip(following, found[: len(keys)], strict=True)
+        ]
+
+    @cached_property
+    def _divided(self) -> list[bool]:
+        """Bytes behind which the student's tokenizer begins anew at a space."""
+        if self._tables.same_ids:
+            # There the tables say what a teacher token means, not how the student writes it.
+            return [False] * 256
+        return divided_before_space(self._tables.student).tolist()
+
+    @cached_property
+    def _spaced(self) -> Bool[np.ndarray, " Vt"]:
+        """Teacher tokens that begin with a space and end in no white space."""
+        strings = self._tables.teacher.strings
+        ids = np.flatnonzero(strings.lengths > 1)
+        first, last = strings.data[strings.bounds[ids]], strings.data[strings.bounds[ids + 1] - 1]
+        found = np.zeros(len(strings), bool)
+        found[ids] = (first == ord(" ")) & ~np.isin(last, list(b"".join(_BLANKS)))
+        return found
 
     @cached_property
     def letter(self) -> bytes:
@@ -196,7 +247,7 @@ class Continued:
         return {"ids": ids[differ], "alone": alone[differ], "before": before[differ]}
 
     def _next(self, written: list[tuple[int, ...]], strings: list[bytes]) -> list[int]:
-        """The token behind `written[n]` in the student's tokenisation of string n."""
+        """The token behind `written[n]` in the student's tokenisation of string n; `_NOTHING` at its end."""
         numbers = {string: number for number, string in enumerate(dict.fromkeys(strings))}
         bounds, ids = self._tables.spell(list(numbers))
         borders, own = bounds.tolist(), ids.tolist()
@@ -210,8 +261,16 @@ class Continued:
             elif tuple(own[first:behind]) != start:
                 found.append(JOINED)
             else:
-                found.append(own[behind] if behind < last else NOWHERE)
+                found.append(own[behind] if behind < last else _NOTHING)
         return found
+
+
+def _asked(following: Int64[np.ndarray, " n"], apart: Bool[np.ndarray, " n"] | None) -> list[int]:
+    """What is to be asked about: the teacher tokens that are not apart, and for all others `_ALONE`."""
+    if apart is None:
+        return following.tolist()
+    others: list[int] = following[~apart].tolist()
+    return others if len(others) == len(following) else [*others, _ALONE]
 
 
 def likeliest(mass: np.ndarray, most: int, least: float) -> Int64[np.ndarray, " n"]:

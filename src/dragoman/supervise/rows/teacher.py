@@ -64,6 +64,15 @@ class TeacherRow:
         place = int(self.named.searchsorted(index))
         return float(self.known[place]) if place < len(self.named) and self.named[place] == index else 0.0
 
+    def of_each(self, ids: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        """`of` each of some tokens."""
+        if self.named is None:
+            return self.known[ids]
+        if not len(self.named):
+            return np.zeros(len(ids))
+        place = np.minimum(self.named.searchsorted(ids), len(self.named) - 1)
+        return np.where(self.named[place] == ids, self.known[place], 0.0)
+
     def within(
         self, order: Ranked, low: int, high: int
     ) -> tuple[Int64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
