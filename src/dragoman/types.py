@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from dragoman.conversation import Message, Prompt, ToolCall
 from dragoman.errors import TeacherError, TokenizerError
+from dragoman.full_logp import FullLogp, HeldLogp
 from dragoman.kinds import ChunkKind, DropReason, Event, PairKind, RowLabel, StopReason, TeacherLevel
 from dragoman.pairing import Alignment, Correspondence
 from dragoman.targets import Account, Rows, Units
@@ -28,6 +29,8 @@ __all__ = [
     "Correspondence",
     "DropReason",
     "Event",
+    "FullLogp",
+    "HeldLogp",
     "Message",
     "PairKind",
     "Prompt",
@@ -173,8 +176,8 @@ class TeacherScores:
     topk_logp: Float32[np.ndarray, "T K"] | None = None
     stop_logp: Float32[np.ndarray, " T"] | None = None
     """Log of the stop set's mass at every place, where the teacher offers it."""
-    full_logp: Float32[np.ndarray, "T V"] | None = None
-    """The whole distribution at every place, by teacher id; rows of missing values are NaN."""
+    full_logp: FullLogp | None = None
+    """The whole distribution at every place, by teacher id."""
     reference_logp: Float32[np.ndarray, " T"] | None = None
     """The same tokens under a small reference of the teacher's family; NaN where missing."""
     tokens: TokenText | None = None
@@ -261,4 +264,4 @@ class TeacherCaps:
     generates: bool
     has_reference: bool = False
     full_row: int = 0
-    """Values of one of its full rows, its vocabulary; 0 where it gives none."""
+    """Values it holds for each of its full rows as long as these may be read; 0 where it gives none."""
