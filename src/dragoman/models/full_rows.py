@@ -1,9 +1,9 @@
 """Whole distributions behind hidden states, made when they are asked for: what is kept is N x D numbers and
 one block of log-probs, not N x V.
 
-A row is what the scoring pass saw: the same head, its logits in float32 (float64 stays), and
+A row is what the scoring pass saw: the same head, its logits in float32 (float64 stays), centred, and
 
-    logp = logits - logsumexp(logits)
+    logp = logits - log sum exp(logits)
 
 with the sum of these very logits: a product of another size may round another way, in bfloat16 by a tenth of
 a nat, and a row has to have mass 1 all the same.
@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
-from dragoman.models.masses import parts
+from dragoman.models.masses import centred, parts
 from dragoman.models.onednn import fast_linears
 from dragoman.models.processor import mkl_is_at_home
 
@@ -63,8 +63,10 @@ class Blocks:
             # A copy, as a head may be nothing at all, and the logits are written over.
             logits_PV = self._head(self._states[start:stop].to(self._device, copy=True))
             logits_PV = logits_PV if logits_PV.dtype == torch.float64 else logits_PV.float()
+            logits_PV = centred(logits_PV)
             for part in parts(logits_PV):
-                logits_PV[part] = logits_PV[part].log_softmax(-1)
+                # `log_softmax` adds one by one, which is off by 1e-5 at vocabularies of today.
+                logits_PV[part] -= logits_PV[part].exp().sum(-1, keepdim=True).log_()
             block: np.ndarray = logits_PV.float().cpu().numpy()
         block.setflags(write=False)
         return block
