@@ -191,6 +191,11 @@ class TeacherScores:
                 f"teacher log-prob {self.logp[bad]} at token {bad} does not match its reason "
                 f"{DropReason(int(self.missing[bad])).label!r}: a missing value must be NaN with a reason"
             )
+        if self.full_logp is not None and len(self.full_logp) != len(self.logp):
+            raise TeacherError(
+                f"the teacher gave whole rows at {len(self.full_logp)} places of {len(self.logp)} tokens; "
+                "expected one for each, of missing values too"
+            )
         if present.any() and float(self.logp[present].max()) > 1e-3:
             bad = int(np.flatnonzero(present & (self.logp > 1e-3))[0])
             raise TeacherError(

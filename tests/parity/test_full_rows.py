@@ -109,8 +109,10 @@ def test_rows_are_those_of_whole_logits(kind: str, monkeypatch: pytest.MonkeyPat
             )
 
 
+@pytest.mark.parametrize("by_torch", [True, False])
 @pytest.mark.parametrize("kind", ["llama", "bfloat16"])
-def test_rows_are_those_of_the_head(kind: str) -> None:
+def test_rows_are_those_of_the_head(kind: str, by_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(full_rows, "mkl_is_at_home", lambda: by_torch)
     model = make(kind)
     head = model.get_output_embeddings()
     states = torch.randn(40, 16, dtype=head.weight.dtype)

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -42,26 +43,29 @@ class Blocks:
         self._device = next((weight.device for weight in head.parameters()), states.device)
         self._first = 0
         self._block: np.ndarray | None = None
-        self._size = 1
+
+    @cached_property
+    def num_ids(self) -> int:
+        """Log-probs of a row; found by trying, as not every head tells."""
+        return int(self._made(self._states.new_zeros((1, self._states.shape[1]))).shape[1])
 
     def rows(self, start: int, stop: int) -> Float32[np.ndarray, "n V"]:
         """The distributions at `start:stop`; a view of the block, if that holds so many."""
-        if self._block is None or not self._first <= start <= stop <= self._first + len(self._block):
-            if self._block is None:
-                self._size = max(1, BLOCK_VALUES // max(self._made(0, 0).shape[1], 1))
-            if stop - start > self._size:
-                return np.concatenate(
-                    [self.rows(at, min(at + self._size, stop)) for at in range(start, stop, self._size)]
-                )
-            self._first = max(0, start - BEHIND, stop - self._size)
+        if start == stop:
+            return np.zeros((0, self.num_ids), np.float32)
+        size = max(1, BLOCK_VALUES // self.num_ids)
+        if stop - start > size:
+            return np.concatenate([self.rows(at, min(at + size, stop)) for at in range(start, stop, size)])
+        if self._block is None or not self._first <= start < stop <= self._first + len(self._block):
+            self._first = max(0, start - BEHIND, stop - size)
             self._block = None  # before the next one is made
-            self._block = self._made(self._first, self._first + self._size)
+            self._block = self._made(self._states[self._first : self._first + size])
         return self._block[start - self._first : stop - self._first]
 
-    def _made(self, start: int, stop: int) -> Float32[np.ndarray, "n V"]:
+    def _made(self, states: Float[Tensor, "P D"]) -> Float32[np.ndarray, "P V"]:
         with torch.no_grad(), _fast_product(self._head):
             # A copy, as a head may be nothing at all, and the logits are written over.
-            logits_PV = self._head(self._states[start:stop].to(self._device, copy=True))
+            logits_PV = self._head(states.to(self._device, copy=True))
             logits_PV = logits_PV if logits_PV.dtype == torch.float64 else logits_PV.float()
             logits_PV = centred(logits_PV)
             for part in parts(logits_PV):
