@@ -28,7 +28,7 @@ from dragoman.types import DropReason, Rollout, Supervision, TeacherScores, Teac
 logger = logging.getLogger(__name__)
 
 FULL_ROW_VALUES = 2**27
-"""Log-probs of full teacher rows that exist at once: half a gigabyte."""
+"""What is kept for full teacher rows at once: half a gigabyte of float32."""
 
 
 @dataclass
@@ -173,8 +173,9 @@ class Pipeline:
 def full_row_groups(views: Sequence[TeacherView | None], full_row: int) -> list[slice]:
     """Stretches of views that are scored and supervised together.
 
-    The full rows of more than one stretch, of `full_row` values a teacher token, never exist at once; a
-    stretch holds at most `FULL_ROW_VALUES` of them, or one view. Without full rows there is one stretch.
+    What teachers keep for the full rows of more than one stretch, `full_row` values a teacher token, never
+    exists at once; a stretch holds at most `FULL_ROW_VALUES` of them, or one view. Without full rows there is
+    one stretch.
     """
     starts, values = [0], 0
     for place, view in enumerate(views):
