@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from dragoman.text import Tokenization
 from dragoman.text.files import TokenizerFiles
 from dragoman.text.pair import PairTables
-from dragoman.types import TeacherScores, TokenText
+from dragoman.types import HeldLogp, TeacherScores, TokenText
 
 
 def bpe(name: str, *merges: str) -> Tokenization:
@@ -48,7 +48,7 @@ def scores_of(
     logp = full[np.arange(len(teacher)), teacher.ids]
     missing = np.zeros(len(teacher), np.uint8)
     if topk is None:
-        return TeacherScores(logp=logp, missing=missing, full_logp=full, tokens=teacher)
+        return TeacherScores(logp=logp, missing=missing, full_logp=HeldLogp(full), tokens=teacher)
     ids = np.array([TEACHER.token_id(word) for word in topk], np.int32)
     return TeacherScores(
         logp=logp,

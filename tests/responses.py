@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import tiny
 from dragoman.text import Tokenization
-from dragoman.types import DropReason, Event, TeacherScores, TokenText
+from dragoman.types import DropReason, Event, HeldLogp, TeacherScores, TokenText
 
 NAMES = ("byte-level", "small", "sentencepiece")
 TEXTS = ("the answer is 42. ", "é🙂 ", "courts  and\n    return ", "Hello world", " tokens", "\t")
@@ -57,7 +57,7 @@ def scored(
         logp=logp.astype(np.float32), missing=missing, stop_logp=stop.astype(np.float32), tokens=text
     )
     if topk is None:
-        return replace(scores, full_logp=full.astype(np.float32))
+        return replace(scores, full_logp=HeldLogp(full.astype(np.float32)))
     ids = np.argsort(-full, axis=1)[:, :topk]
     best = np.take_along_axis(full, ids, axis=1).astype(np.float32)
     return replace(scores, topk_ids=ids.astype(np.int32), topk_logp=best)

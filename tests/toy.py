@@ -12,7 +12,7 @@ from dragoman.config import MethodConfig
 from dragoman.supervise.sampled import Build
 from dragoman.text import PairTables, Tokenization
 from dragoman.text.files import TokenizerFiles
-from dragoman.types import Prompt, Rollout, Rows, Supervision, TeacherScores, TokenText
+from dragoman.types import HeldLogp, Prompt, Rollout, Rows, Supervision, TeacherScores, TokenText
 
 
 def bpe(name: str, *merges: str, letters: str = "abcd", stops: Sequence[str] = ("<stop>",)) -> Tokenization:
@@ -51,7 +51,7 @@ def scores_of(
     stops = sorted(side.stop_ids)
     of_stop = np.isin(teacher.ids, stops)
     logp[of_stop] = np.log(np.exp(full[of_stop][:, stops]).sum(axis=1))
-    known: dict[str, np.ndarray] = {"full_logp": full.astype(np.float32)}
+    known: dict[str, np.ndarray | HeldLogp] = {"full_logp": HeldLogp(full.astype(np.float32))}
     if topk is not None:
         ids = np.argsort(-full, axis=1, kind="stable")[:, :topk]
         best = np.take_along_axis(full, ids, axis=1)

@@ -19,6 +19,7 @@ from dragoman.observe import Record
 from dragoman.render import Renderer
 from dragoman.rollout import Request, RolloutEngine, StudentReference
 from dragoman.supervise import supervise_answer
+from dragoman.supervise.room import check_row_room
 from dragoman.supervise.settle import Add, alone, settle
 from dragoman.teach import Resting, Teacher
 from dragoman.text.pair import PairTables
@@ -27,7 +28,7 @@ from dragoman.types import DropReason, Rollout, Supervision, TeacherScores, Teac
 logger = logging.getLogger(__name__)
 
 FULL_ROW_VALUES = 2**27
-"""Log-probs of full teacher rows that exist at once: half a gigabyte."""
+"""What is kept for full teacher rows at once: half a gigabyte of float32."""
 
 
 @dataclass
@@ -82,6 +83,8 @@ class Pipeline:
     reference: StudentReference | None = None
     add: Add = alone
     """Over the processes that share a step."""
+    row_width: int = 0
+    """Candidates of a row that nothing but the vocabulary limits; 0 where they are limited."""
 
     def records(
         self, requests: Sequence[Request], *, seed: int, step: int, watch: Stopwatch | None = None
@@ -106,10 +109,12 @@ class Pipeline:
 
     def scored(self, batch: SampledBatch, watch: Stopwatch) -> list[Record]:
         """The half of `records` that reads no weights but the teacher's, draws nothing and asks no other
-        process, so that it may run beside an update."""
+        process, so that it may run beside an update. Raises ConfigError for rows that would take too much
+        memory, before any is made."""
         if self.supervise is None:
             answers = batch.rollouts
             return [Record(rollout=a, supervision=supervise_answer(a), step=batch.step) for a in answers]
+        check_row_room(sum(len(rollout.completion) for rollout in batch.rollouts), self.row_width)
         records = []
         for group in full_row_groups(batch.views, self.teacher.caps.full_row):
             rollouts, views = batch.rollouts[group], batch.views[group]
@@ -168,8 +173,9 @@ class Pipeline:
 def full_row_groups(views: Sequence[TeacherView | None], full_row: int) -> list[slice]:
     """Stretches of views that are scored and supervised together.
 
-    The full rows of more than one stretch, of `full_row` values a teacher token, never exist at once; a
-    stretch holds at most `FULL_ROW_VALUES` of them, or one view. Without full rows there is one stretch.
+    What teachers keep for the full rows of more than one stretch, `full_row` values a teacher token, never
+    exists at once; a stretch holds at most `FULL_ROW_VALUES` of them, or one view. Without full rows there is
+    one stretch.
     """
     starts, values = [0], 0
     for place, view in enumerate(views):

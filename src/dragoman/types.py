@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
 from dragoman.conversation import Message, Prompt, ToolCall
 from dragoman.errors import TeacherError, TokenizerError
+from dragoman.full_logp import FullLogp, HeldLogp
 from dragoman.kinds import ChunkKind, DropReason, Event, PairKind, RowLabel, StopReason, TeacherLevel
 from dragoman.pairing import Alignment, Correspondence
 from dragoman.targets import Account, Rows, Units
@@ -28,6 +29,8 @@ __all__ = [
     "Correspondence",
     "DropReason",
     "Event",
+    "FullLogp",
+    "HeldLogp",
     "Message",
     "PairKind",
     "Prompt",
@@ -173,8 +176,8 @@ class TeacherScores:
     topk_logp: Float32[np.ndarray, "T K"] | None = None
     stop_logp: Float32[np.ndarray, " T"] | None = None
     """Log of the stop set's mass at every place, where the teacher offers it."""
-    full_logp: Float32[np.ndarray, "T V"] | None = None
-    """The whole distribution at every place, by teacher id; rows of missing values are NaN."""
+    full_logp: FullLogp | None = None
+    """The whole distribution at every place, by teacher id."""
     reference_logp: Float32[np.ndarray, " T"] | None = None
     """The same tokens under a small reference of the teacher's family; NaN where missing."""
     tokens: TokenText | None = None
@@ -187,6 +190,11 @@ class TeacherScores:
             raise TeacherError(
                 f"teacher log-prob {self.logp[bad]} at token {bad} does not match its reason "
                 f"{DropReason(int(self.missing[bad])).label!r}: a missing value must be NaN with a reason"
+            )
+        if self.full_logp is not None and len(self.full_logp) != len(self.logp):
+            raise TeacherError(
+                f"the teacher gave whole rows at {len(self.full_logp)} places of {len(self.logp)} tokens; "
+                "expected one for each, of missing values too"
             )
         if present.any() and float(self.logp[present].max()) > 1e-3:
             bad = int(np.flatnonzero(present & (self.logp > 1e-3))[0])
@@ -261,4 +269,4 @@ class TeacherCaps:
     generates: bool
     has_reference: bool = False
     full_row: int = 0
-    """Values of one of its full rows, its vocabulary; 0 where it gives none."""
+    """Values it holds for each of its full rows as long as these may be read; 0 where it gives none."""

@@ -15,7 +15,7 @@ from dragoman.config import MethodConfig
 from dragoman.supervise.rows import bpm, escd, retok, shared
 from dragoman.supervise.sampled import Build
 from dragoman.text import NOWHERE, PairTables, Tokenization
-from dragoman.types import RowLabel, TeacherScores
+from dragoman.types import HeldLogp, RowLabel, TeacherScores
 
 TEXT = "The interpreter's unbelievable café — naïve 数学 🙂\n    return x[123456]  # ok\n".encode()
 
@@ -65,7 +65,7 @@ def test_rows_of_a_real_pair(tables: PairTables, build: Build, full: bool) -> No
     logp = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
     ids = np.argsort(-logp, axis=1)[:, :128]
     rows_known = (
-        {"full_logp": logp}
+        {"full_logp": HeldLogp(logp)}
         if full
         else {
             "topk_ids": ids.astype(np.int32),

@@ -22,7 +22,7 @@ from dragoman.lab.scores import ScoreBook
 from dragoman.lab.signals import Student
 from dragoman.models import Span, TokenScorer, score_spans
 from dragoman.text.files import TokenizerFiles
-from dragoman.types import RowLabel, Rows, Supervision, TeacherScores
+from dragoman.types import HeldLogp, RowLabel, Rows, Supervision, TeacherScores
 
 CREDITED = (*lab_truth.CREDITS, "canon_span", "mixed")
 BY_ROW = ("shared", "bpm", "retok", "escd", "canon", "xtoken", "gold", "gold_normalised", "xtoken_h", "simct")
@@ -94,7 +94,10 @@ def scored(world: str, path: int, shift: np.ndarray | float, topk: int | str) ->
     bench = lab_truth.bench_of(world)
     known = ScoreBook(bench, "all").of_text(int(bench.paths.text_of[path]))
     assert known.full_logp is not None and known.tokens is not None
-    logits = np.maximum(known.full_logp, -60.0) + np.broadcast_to(shift, len(known.logp))[:, None]
+    logits = (
+        np.maximum(known.full_logp.rows(slice(None)), -60.0)
+        + np.broadcast_to(shift, len(known.logp))[:, None]
+    )
     # The model is asked for token n at place n, behind a token of context.
     model = TableModel(np.concatenate([logits, logits[:1]]))
     stops = bench.world.teacher.stop_ids
@@ -181,9 +184,9 @@ def with_law(scores: TeacherScores, place: int, law: np.ndarray) -> TeacherScore
     logp[place] = law[scores.tokens.ids[place]]
     found = replace(scores, logp=logp)
     if scores.full_logp is not None:
-        full = scores.full_logp.copy()
+        full = scores.full_logp.rows(slice(None)).copy()
         full[place] = law
-        found = replace(found, full_logp=full)
+        found = replace(found, full_logp=HeldLogp(full))
     if scores.topk_ids is not None and scores.topk_logp is not None:
         ids, best = scores.topk_ids.copy(), scores.topk_logp.copy()
         ids[place] = np.argsort(-law, kind="stable")[: ids.shape[1]]
@@ -212,7 +215,7 @@ def law_at(world: str, path: int, place: int) -> np.ndarray:
     bench = lab_truth.bench_of(world)
     full = ScoreBook(bench, "all").of_text(int(bench.paths.text_of[path])).full_logp
     assert full is not None
-    return full[place].astype(np.float64)
+    return full.rows(slice(place, place + 1))[0].astype(np.float64)
 
 
 def halved(law: np.ndarray, token: int) -> np.ndarray:
@@ -355,8 +358,8 @@ def test_rows_of_equal_tokenizers_are_the_teachers(spec: str) -> None:
         assert weight is None or not weight.any()
         full = ScoreBook(bench, "all").of_text(int(bench.paths.text_of[path])).full_logp
         assert full is not None
-        expected = np.zeros((len(full), 400))
-        expected[:, : full.shape[1]] = np.exp(full)
+        known, expected = full.rows(slice(None)), np.zeros((len(full), 400))
+        expected[:, : known.shape[1]] = np.exp(known)
         np.testing.assert_allclose(dense_rows(rows), expected, atol=1e-6)
         np.testing.assert_allclose(rows.residual, 0.0, atol=1e-6)
 

@@ -13,7 +13,7 @@ from dragoman.supervise.rows import ahead, canon, longer
 from dragoman.supervise.rows.listed import Listed
 from dragoman.supervise.rows.sets import Sets
 from dragoman.text import NOWHERE, PairTables, Tokenization
-from dragoman.types import Alignment, ChunkKind, DropReason, Event, RowLabel, Rows, Supervision
+from dragoman.types import Alignment, ChunkKind, DropReason, Event, HeldLogp, RowLabel, Rows, Supervision
 
 LETTERS = toy.bpe("letters")
 PAIRS = toy.bpe("pairs", "c d")
@@ -327,13 +327,17 @@ def test_missing_values_beside_a_token_are_not_looked_at() -> None:
     scores = toy.scores_of(teacher, texts[1], [{"ab": 0.5, "abc": 0.3, "d": 0.2}, {"d": 0.6, "a": 0.4}])
     for lost, row in ((0, {"a": 0.4, "d": 0.6}), (1, {"ab": 0.8, "d": 0.2})):
         assert scores.full_logp is not None
-        full, missing, logp = scores.full_logp.copy(), np.zeros(2, np.uint8), scores.logp.copy()
+        full, missing, logp = (
+            scores.full_logp.rows(slice(None)).copy(),
+            np.zeros(2, np.uint8),
+            scores.logp.copy(),
+        )
         full[lost], missing[lost], logp[lost] = np.nan, DropReason.NON_FINITE, np.nan
         found = toy.supervise(
             canon.build,
             PairTables(student, teacher),
             texts[0],
-            replace(scores, full_logp=full, missing=missing, logp=logp),
+            replace(scores, full_logp=HeldLogp(full), missing=missing, logp=logp),
         )
         assert found.dropped == {"non_finite": 1}
         assert sets_of(found.rows, 1 - lost, student) == approx(row)

@@ -14,7 +14,7 @@ from dragoman.config import MethodConfig
 from dragoman.supervise import CREDITS, Marginals
 from dragoman.supervise.sampled import build_marginal, build_marginal_rtg
 from dragoman.text import Tokenization
-from dragoman.types import Prompt, Rollout, TeacherScores, TokenText
+from dragoman.types import HeldLogp, Prompt, Rollout, TeacherScores, TokenText
 from letters import FIRST, STUDENT, TABLES, TEACHER, ids_of, scores_of
 
 MARGINALS = Marginals(TABLES)
@@ -118,8 +118,9 @@ def test_what_is_needed_of_the_scores(missing: str) -> None:
 
 def naive(student: TokenText, scores: TeacherScores) -> list[float] | None:
     """log M_i of the one chunk of a response, trying every teacher token behind every realised prefix."""
-    teacher, full = scores.tokens, scores.full_logp
-    assert teacher is not None and full is not None
+    teacher, rows = scores.tokens, scores.full_logp
+    assert teacher is not None and rows is not None
+    full = rows.rows(slice(None))
     masses = []
     for i in range(1, len(student)):
         end, mass, realised = int(student.bounds[i]), 0.0, False
@@ -162,7 +163,7 @@ def cases(draw: st.DrawFn) -> tuple[TokenText, TeacherScores]:
     full = np.log(mass / mass.sum(axis=1, keepdims=True)).astype(np.float32)
     logp = full[np.arange(len(teacher)), teacher.ids]
     missing = np.zeros(len(teacher), np.uint8)
-    return student, TeacherScores(logp=logp, missing=missing, full_logp=full, tokens=teacher)
+    return student, TeacherScores(logp=logp, missing=missing, full_logp=HeldLogp(full), tokens=teacher)
 
 
 @given(cases())
@@ -178,7 +179,7 @@ def test_steps_by_their_definition(case: tuple[TokenText, TeacherScores]) -> Non
         part = TeacherScores(
             logp=scores.logp[t],
             missing=scores.missing[t],
-            full_logp=scores.full_logp[t],  # type: ignore[index]
+            full_logp=HeldLogp(scores.full_logp.rows(t)),  # type: ignore[union-attr]
             tokens=TEACHER.view(scores.tokens.ids[t]),
         )
         whole = float(scores.logp[t].astype(np.float64).sum())

@@ -15,6 +15,7 @@ from dragoman.rollout import Request
 from dragoman.types import (
     Alignment,
     DropReason,
+    HeldLogp,
     Prompt,
     Rollout,
     Supervision,
@@ -91,7 +92,7 @@ class Teacher:
         self.most_alive = max(self.most_alive, self._alive)
         weakref.finalize(full, self._gone, full.size)
         logp = np.full(size, -float(size), np.float32)
-        return TeacherScores(logp=logp, missing=np.zeros(size, np.uint8), full_logp=full)
+        return TeacherScores(logp=logp, missing=np.zeros(size, np.uint8), full_logp=HeldLogp(full))
 
     def _gone(self, size: int) -> None:
         self._alive -= size

@@ -13,7 +13,7 @@ from dragoman.errors import ConfigError, TeacherError
 from dragoman.supervise.rows import bpm, canon, escd, gkd, retok, shared
 from dragoman.supervise.sampled import Build
 from dragoman.text import PairTables, Tokenization
-from dragoman.types import Alignment, ChunkKind, DropReason, Event, RowLabel, Supervision, TokenText
+from dragoman.types import Alignment, ChunkKind, DropReason, Event, HeldLogp, RowLabel, Supervision, TokenText
 
 TEACHER = toy.bpe("teacher", "a b", "c d", "ab cd", "ab c", "b c", "b cd")
 STUDENT = toy.bpe("student", "b c", "a b")
@@ -181,9 +181,9 @@ def test_a_missing_value_is_no_row_and_never_certainty(build: Build) -> None:
         missing=np.array([DropReason.NON_FINITE, 0], np.uint8),
     )
     assert scores.full_logp is not None
-    holes = scores.full_logp.copy()
+    holes = scores.full_logp.rows(slice(None)).copy()
     holes[0, 3] = np.nan
-    for bad in (missing, replace(scores, full_logp=holes)):
+    for bad in (missing, replace(scores, full_logp=HeldLogp(holes))):
         found = toy.supervise(build, TABLES, student, bad)
         assert found.weight.tolist() == [0, 1] and found.dropped == {"non_finite": 1}
         assert found.rows is not None and found.rows.num_candidates[0] == 0

@@ -14,6 +14,7 @@ from dragoman.text import NOWHERE, PairTables, Tokenization
 from dragoman.types import (
     Alignment,
     DropReason,
+    HeldLogp,
     Prompt,
     Rollout,
     RowLabel,
@@ -62,7 +63,7 @@ def response(tables: PairTables, *, topk: int | None = None, seed: int = 0) -> C
     scores = TeacherScores(
         logp=logp.astype(np.float32),
         missing=np.zeros(len(tokens), np.uint8),
-        full_logp=None if topk else full.astype(np.float32),
+        full_logp=None if topk else HeldLogp(full.astype(np.float32)),
         topk_ids=best.astype(np.int32) if topk else None,
         topk_logp=np.take_along_axis(full, best, axis=1).astype(np.float32) if topk else None,
         tokens=tokens,
@@ -87,7 +88,7 @@ def starts(alignment: Alignment) -> list[tuple[int, int]]:
 def teacher_mass(tables: PairTables, scores: TeacherScores, place: int) -> np.ndarray:
     """A whole row, its stops at the smallest of them."""
     assert scores.full_logp is not None
-    mass = np.exp(scores.full_logp[place].astype(np.float64))
+    mass = np.exp(scores.full_logp.rows(slice(place, place + 1))[0].astype(np.float64))
     stops = sorted(tables.teacher.stop_ids)
     whole = float(mass[stops].sum())
     mass[stops] = 0.0

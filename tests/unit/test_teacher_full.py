@@ -50,7 +50,7 @@ def views_of(teacher: InProcessTeacher) -> list[TeacherView]:
 def test_levels(folder: Path, model: PreTrainedModel) -> None:
     caps = {topk: teacher_of(folder, model, topk=topk).caps for topk in (0, 3, "all")}
     assert [c.level for c in caps.values()] == [TeacherLevel.REALISED, TeacherLevel.TOPK, TeacherLevel.LOGITS]
-    assert [c.full_row for c in caps.values()] == [0, 0, model.config.vocab_size]
+    assert [c.full_row for c in caps.values()] == [0, 0, model.config.hidden_size]
 
 
 def test_rows_are_the_models_own(folder: Path, model: PreTrainedModel) -> None:
@@ -59,11 +59,14 @@ def test_rows_are_the_models_own(folder: Path, model: PreTrainedModel) -> None:
         with torch.no_grad():
             logits = model(torch.from_numpy(view.ids)[None]).logits[0].double()
         expected = logits.log_softmax(-1)[view.start - 1 : -1].numpy()
-        assert scores.full_logp is not None and scores.full_logp.dtype == np.float32
-        np.testing.assert_allclose(scores.full_logp, expected, atol=1e-5)
+        assert scores.full_logp is not None
+        rows = scores.full_logp.rows(slice(None))
+        assert rows.dtype == np.float32 and len(rows) == len(scores.full_logp) == len(scores.logp)
+        np.testing.assert_allclose(rows, expected, atol=1e-5)
         text = view.completion.event == 0
-        own = scores.full_logp[np.arange(len(text)), view.completion.ids]
-        np.testing.assert_array_equal(own[text], scores.logp[text])
+        own = rows[np.arange(len(text)), view.completion.ids]
+        np.testing.assert_allclose(own[text], scores.logp[text], atol=2e-6)
+        assert scores.full_logp.usable.all()
         assert scores.topk_logp is None
 
 
@@ -75,8 +78,12 @@ def test_rows_beyond_the_context_are_missing(folder: Path, model: PreTrainedMode
     assert scores.full_logp is not None and expected.full_logp is not None
     assert (scores.missing[3:] == DropReason.TEACHER_CONTEXT).all() and len(scores.missing) > 3
     # never 0, which would be certainty
-    assert np.isnan(scores.full_logp[3:]).all()
-    np.testing.assert_allclose(scores.full_logp[:3], expected.full_logp[:3], atol=1e-5)
+    assert np.isnan(scores.full_logp.rows(slice(3, None))).all()
+    assert scores.full_logp.usable.tolist() == [True] * 3 + [False] * (len(scores.logp) - 3)
+    known, mixed = scores.full_logp.rows(slice(0, 3)), scores.full_logp.rows(slice(1, 5))
+    np.testing.assert_allclose(known, expected.full_logp.rows(slice(0, 3)), atol=1e-5)
+    np.testing.assert_array_equal(mixed[:2], known[1:])
+    assert np.isnan(mixed[2:]).all() and np.isnan(scores.full_logp.at(4, np.array([0, 7]))).all()
 
 
 def test_no_rows_unless_asked_for(folder: Path, model: PreTrainedModel) -> None:

@@ -15,6 +15,7 @@ from dragoman.types import (
     Correspondence,
     DropReason,
     Event,
+    HeldLogp,
     Message,
     PairKind,
     Prompt,
@@ -117,6 +118,13 @@ def test_a_score_that_is_not_finite_needs_a_reason(value: float) -> None:
     message = r"log-prob (nan|-?inf) at token 1 does not match its reason 'none'"
     with pytest.raises(TeacherError, match=message):
         scores([-1.0, value], [DropReason.NONE, DropReason.NONE])
+
+
+def test_whole_rows_are_of_all_tokens() -> None:
+    full = HeldLogp(np.log(np.full((1, 4), 0.25, np.float32)))
+    assert replace(scores([-1.0], [DropReason.NONE]), full_logp=full).full_logp is full
+    with pytest.raises(TeacherError, match=r"whole rows at 1 places of 2 tokens; expected one for each"):
+        replace(scores([-1.0, -1.0], [DropReason.NONE] * 2), full_logp=full)
 
 
 def test_a_missing_score_may_not_be_filled_in() -> None:

@@ -158,10 +158,7 @@ def _memory(
         min(max(budget, length), rollouts * length) for budget, length in zip(budgets, lengths, strict=True)
     ]
     units = 1 if config.student.gradient_checkpointing else _BYTES_A_UNIT
-    copies = (
-        1 if get_method(config.method.name).signal in _ONE_BUFFER else 2,
-        2 if config.teacher.topk == "all" else 1,  # whole distributions are kept beside the slice
-    )
+    copies = (1 if get_method(config.method.name).signal in _ONE_BUFFER else 2, 1)
     slices = (config.train.logit_slice, config.teacher.logit_slice)
     logits = [
         _logits(model, side, num, slice_, buffers)

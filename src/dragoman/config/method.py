@@ -77,7 +77,7 @@ class MethodConfig(Section):
         default=256,
         ge=1,
         description="Most candidates of a row, the largest kept; the mass of the others is part of its "
-        "residual. Null keeps all.",
+        "residual. Null keeps all: student tokens x vocabulary x 12 bytes, refused above 4 GiB a step.",
     )
     row_floor: float = Field(
         default=1e-6,

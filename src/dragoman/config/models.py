@@ -127,7 +127,7 @@ class TeacherConfig(ModelConfig):
     topk: Annotated[int, Field(ge=0)] | Literal["all"] = Field(
         default=0,
         description="Most likely tokens kept at each position, besides the realised one; 0 keeps none, `all` "
-        "the whole distribution (teacher tokens x vocabulary x 4 bytes a response).",
+        "the whole distribution, made of hidden states (teacher tokens x hidden size) where a method asks.",
     )
     reference: ReferenceConfig | None = Field(
         default=None,

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from dragoman.lab.bench import Bench
-from dragoman.types import DropReason, TeacherScores
+from dragoman.types import DropReason, HeldLogp, TeacherScores
 
 
 class ScoreBook:
@@ -31,7 +31,7 @@ class ScoreBook:
         full = topk_ids = topk_logp = None
         laws = self._laws(index)
         if self._topk == "all":
-            full = laws.astype(np.float32)
+            full = HeldLogp(laws.astype(np.float32))
         elif self._topk:
             width = min(int(self._topk), laws.shape[1])
             # Stable, so that ties are cut alike everywhere.

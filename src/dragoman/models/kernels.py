@@ -74,7 +74,7 @@ def scores_by_kernel(
 def _misfit(impl: str, inputs: Tensor, head: nn.Linear, asked: Asked) -> str | None:
     """Why a kernel cannot be used; None if it can."""
     kind = inputs.device.type
-    if asked.candidates is not None or asked.num_sorted or asked.topk or asked.entropy or asked.full:
+    if asked.candidates is not None or asked.num_sorted or asked.topk or asked.entropy:
         return "the loss reads more of the distribution than the log-prob of one token"
     if kind not in DEVICES:
         return f"its kernels need a GPU, and the student is on {kind}"

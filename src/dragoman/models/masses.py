@@ -147,7 +147,7 @@ def pull_back(behind: Exponentials, wanted: Wanted, found: Masses, grads: Masses
         values_PV.mul_(factor_P[:, None])
     else:
         offset_P, slope_P = shift_P + found.entropy, -grads.entropy * share_P
-        for part in _parts(values_PV):
+        for part in parts(values_PV):
             log_p = _finite(values_PV[part].log()).add_(offset_P[part, None])
             values_PV[part] *= log_p.mul_(slope_P[part, None]).add_(factor_P[part, None])
     if held is not None and whole_F is not None:
@@ -162,16 +162,16 @@ def pull_back(behind: Exponentials, wanted: Wanted, found: Masses, grads: Masses
 
 def _expected(logits_PV: Float[Tensor, "P V"]) -> Float[Tensor, " P"]:
     """`sum of exp(l) l`; impossible tokens count as 0."""
-    parts = [logits_PV[part] for part in _parts(logits_PV)]
-    return torch.cat([_finite(part).mul_(part.exp()).sum(-1) for part in parts])
+    pieces = [logits_PV[part] for part in parts(logits_PV)]
+    return torch.cat([_finite(piece).mul_(piece.exp()).sum(-1) for piece in pieces])
 
 
 def _finite(values: Tensor) -> Tensor:
     return values.clamp_min(LEAST)
 
 
-def _parts(values_PV: Float[Tensor, "P V"]) -> Iterator[slice]:
-    """Few positions at a time, in at least one part."""
+def parts(values_PV: Float[Tensor, "P V"]) -> Iterator[slice]:
+    """Few positions at a time, in at least one part, of `PART_VALUES` values."""
     num_positions, num_ids = values_PV.shape
     size = max(1, PART_VALUES // max(num_ids, 1))
     for start in range(0, max(num_positions, 1), size):

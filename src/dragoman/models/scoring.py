@@ -108,10 +108,13 @@ class TokenScorer(nn.Module):
         if self.has_plain_head:
             backbone = getattr(base, base.base_model_prefix)
             states = backbone(input_ids=input_ids, **asked_of_model)
-            inputs, head = states.last_hidden_state[row, column], base.get_output_embeddings()
+            inputs = states.last_hidden_state[row, column]
         else:
             states = base(input_ids=input_ids, **asked_of_model)
-            inputs, head = states.logits[row, column], nn.Identity()
+            inputs = states.logits[row, column]
+        head = self.head
+        # Logits are used up where there is no head before them.
+        given = inputs.detach().clone() if self.full else None
         whole = self._asked(target, is_stop, candidates, num_sorted)
         if loss is not None:
             if is_fusible(head):
@@ -126,7 +129,22 @@ class TokenScorer(nn.Module):
         parts = [self._score(head, inputs[piece], own) for piece, own in zip(slices, asked, strict=True)]
         columns = zip(*parts, strict=True)
         found = TokenScores._make(None if values[0] is None else torch.cat(values) for values in columns)
+        found = found._replace(states=given)
         return found if loss is None else loss(found, slice(0, len(target))) * scale
+
+    @property
+    def head(self) -> nn.Module:
+        """What makes logits of the inputs that are kept of a position (`TokenScores.states`)."""
+        head: nn.Module = (
+            causal_lm(self.model).get_output_embeddings() if self.has_plain_head else nn.Identity()
+        )
+        return head
+
+    @property
+    def width(self) -> int:
+        """Values of what the head is given of a position; of its logits where these are the model's own."""
+        config = causal_lm(self.model).config.get_text_config()
+        return int(config.hidden_size if self.has_plain_head else config.vocab_size)
 
     def _check_head(self) -> None:
         head = causal_lm(self.model).get_output_embeddings()
@@ -147,7 +165,6 @@ class TokenScorer(nn.Module):
             stop_ids=self.stop_ids,
             topk=self.topk,
             entropy=self.entropy,
-            full=self.full,
             candidates=candidates,
             num_sorted=num_sorted,
             sorted_ids=self.sorted_ids,

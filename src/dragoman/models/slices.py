@@ -30,8 +30,8 @@ class TokenScores(NamedTuple):
     candidate_logp: Float[Tensor, " C"] | None = None
     rest_logp: Float[Tensor, " N"] | None = None
     sorted_logp: Float[Tensor, "N R"] | None = None
-    full_logp: Float[Tensor, "N V"] | None = None
-    """The whole distribution, without gradient, where the scorer is `full`."""
+    states: Float[Tensor, "N D"] | None = None
+    """What the head was given, without gradient, where the scorer is `full`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,7 +43,6 @@ class Asked:
     stop_ids: Int[Tensor, " S"]
     topk: int = 0
     entropy: bool = False
-    full: bool = False
     candidates: Candidates | None = None
     num_sorted: int = 0
     sorted_ids: Int[Tensor, " Q"] | None = None
@@ -94,7 +93,7 @@ def prepare(logits_PV: Float[Tensor, "P V"], asked: Asked) -> Slice:
 
 
 def scores(of: Slice, found: Masses) -> TokenScores:
-    """The scores from the masses that `of` asked for, with gradients to these; `full_logp` apart."""
+    """The scores from the masses that `of` asked for, with gradients to these; `states` apart."""
     asked, total_P = of.asked, found.total
     target_P, stops, members, best = torch.split(found.picked, of.sizes)
     stop_P = torch.full_like(total_P, -torch.inf)
@@ -128,12 +127,7 @@ def scores_of_slice(head: nn.Module, inputs: Float[Tensor, "P D"], asked: Asked)
     logits_PV = logits_PV if logits_PV.dtype == torch.float64 else logits_PV.float()
     logits_PV = centred(logits_PV)
     of = prepare(logits_PV, asked)
-    full_PV = logits_PV.detach().clone() if asked.full else None
-    found = masses(logits_PV, of.wanted)
-    result = scores(of, found)
-    return (
-        result if full_PV is None else result._replace(full_logp=full_PV.sub_(found.total.detach()[:, None]))
-    )
+    return scores(of, masses(logits_PV, of.wanted))
 
 
 def _merged(

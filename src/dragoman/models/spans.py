@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
+from torch import Tensor
 
+from dragoman.models.full_rows import Blocks, HeadLogp
 from dragoman.models.gated import fused_gates
 from dragoman.models.onednn import fast_linears
 from dragoman.models.prefixes import Reading, readings
@@ -52,7 +54,8 @@ class SpanScores:
     topk_logp: Float[np.ndarray, "N K"]
     stop_logp: Float[np.ndarray, " N"]
     entropy: Float[np.ndarray, " N"] | None = None
-    full_logp: Float[np.ndarray, "N V"] | None = None
+    full_logp: HeadLogp | None = None
+    """The whole distributions, made when asked for, where the scorer is `full`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,17 +106,30 @@ def score_spans(scorer: TokenScorer, spans: Sequence[Span], *, batch_tokens: int
         target=np.concatenate([span.ids[span.start : span.start + len(span.is_stop)] for span in spans]),
         is_stop=np.concatenate([span.is_stop for span in spans]),
     )
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Tensor] = {}
     with torch.no_grad(), _fast_products(scorer):
         for reading in plan:
             members = wanted[list(reading.members)]
             for batch in _batches(scorer, reading.shared, members, sequences, tokens, batch_tokens):
                 _score(scorer, batch, tokens, found)
-    ends = np.cumsum(counts)
-    return [
-        SpanScores(**{name: values[end - count : end] for name, values in found.items()})
-        for count, end in zip(counts, ends, strict=True)
-    ]
+    return _divided(scorer, found, counts)
+
+
+def _divided(
+    scorer: TokenScorer, found: dict[str, Tensor], counts: Int64[np.ndarray, " s"]
+) -> list[SpanScores]:
+    """The scores of all tokens as those of each span; their distributions share one block of memory."""
+    states = found.pop("states", None)
+    blocks = None if states is None else Blocks(scorer.head, states)
+    arrays = {name: values.numpy() for name, values in found.items()}
+    divided = []
+    for count, end in zip(counts.tolist(), np.cumsum(counts).tolist(), strict=True):
+        own = {name: values[end - count : end] for name, values in arrays.items()}
+        full = None
+        if blocks is not None:
+            full = HeadLogp(blocks=blocks, start=end - count, known=~np.isnan(own["logp"]))
+        divided.append(SpanScores(**own, full_logp=full))
+    return divided
 
 
 @contextmanager
@@ -164,8 +180,8 @@ def _batches(
             )
 
 
-def _score(scorer: TokenScorer, batch: _Batch, tokens: _Tokens, found: dict[str, np.ndarray]) -> None:
-    """Read a batch, and write the scores of its tokens into arrays for all."""
+def _score(scorer: TokenScorer, batch: _Batch, tokens: _Tokens, found: dict[str, Tensor]) -> None:
+    """Read a batch, and write the scores of its tokens to their places among all."""
     ids, _ = right_padded(batch.ids)
     index = batch.index
     # Causal attention sees no padding on the right; a mask that said so would keep it from faster kernels
@@ -182,7 +198,6 @@ def _score(scorer: TokenScorer, batch: _Batch, tokens: _Tokens, found: dict[str,
     scores = scorer(*(torch.from_numpy(array).to(device) for array in arrays), **more)
     for name, value in scores._asdict().items():
         if value is not None:
-            values = value.cpu().numpy()
             if name not in found:
-                found[name] = np.empty((len(tokens.owner), *values.shape[1:]), values.dtype)
-            found[name][index] = values
+                found[name] = torch.empty((len(tokens.owner), *value.shape[1:]), dtype=value.dtype)
+            found[name][torch.from_numpy(index)] = value.cpu()

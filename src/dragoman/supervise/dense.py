@@ -17,6 +17,7 @@ from dragoman.text import PairTables
 from dragoman.types import (
     Alignment,
     DropReason,
+    HeldLogp,
     Rollout,
     Rows,
     Supervision,
@@ -94,8 +95,9 @@ def token_reasons(
     rollout: Rollout, scores: TeacherScores, alignment: Alignment, config: MethodConfig
 ) -> UInt8[np.ndarray, " S"]:
     """Why a token can have no row, whatever the method: the first reason that holds for its chunk."""
-    values = scores.topk_logp if scores.full_logp is None else scores.full_logp
-    # The largest of a row is NaN if any is; -inf alone is a mass of 0.
-    unusable = None if values is None else ~(values.max(axis=1, initial=-np.inf) <= 1e-3)
+    rows = scores.full_logp
+    if rows is None and scores.topk_logp is not None:
+        rows = HeldLogp(scores.topk_logp)
+    unusable = None if rows is None else ~rows.usable
     found = verdict(rollout, scores, alignment, limits_of(config), unusable=unusable)
     return found.reason[alignment.chunk_of]

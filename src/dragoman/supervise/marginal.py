@@ -157,7 +157,7 @@ def _in_row(
     low, high = span
     if scores.full_logp is not None:
         ids = order.ids[low:high]
-        return ids, scores.full_logp[row, ids].astype(np.float64)
+        return ids, scores.full_logp.at(row, ids).astype(np.float64)
     assert scores.topk_ids is not None and scores.topk_logp is not None
     ids, logp = scores.topk_ids[row].astype(np.int64), scores.topk_logp[row].astype(np.float64)
     if realised not in ids:

@@ -29,7 +29,6 @@ def in_process_caps(config: TeacherConfig, tokenization: Tokenization) -> Teache
         level=_LEVELS.get(config.topk, TeacherLevel.TOPK),
         generates=True,
         has_reference=config.reference is not None,
-        full_row=tokenization.num_ids if config.topk == "all" else 0,
     )
 
 
@@ -53,9 +52,6 @@ class InProcessTeacher:
         self.model = model.requires_grad_(False)
         self.renderer = renderer
         self.reference = reference
-        self.caps = replace(
-            in_process_caps(config, renderer.tokenization), has_reference=reference is not None
-        )
         limits = [limit for limit in (config.max_length, context_length(model)) if limit is not None]
         self.max_length = min(limits) if limits else None
         self._batch_tokens = config.batch_tokens
@@ -67,6 +63,11 @@ class InProcessTeacher:
             logit_slice=config.logit_slice,
             topk=0 if config.topk == "all" else config.topk,
             full=config.topk == "all",
+        )
+        self.caps = replace(
+            in_process_caps(config, renderer.tokenization),
+            has_reference=reference is not None,
+            full_row=self._scorer.width if self._scorer.full else 0,
         )
 
     def view(self, rollout: Rollout) -> TeacherView:
@@ -116,11 +117,8 @@ def _teacher_scores(view: TeacherView, scores: SpanScores) -> TeacherScores:
     has_topk = scores.topk_ids.shape[1] > 0
     pad = ((0, beyond), (0, 0))
     unknown = np.full(beyond, np.nan)
-    full = scores.full_logp
-    if full is not None and beyond:
-        full = np.pad(full, pad, constant_values=np.nan)
     return TeacherScores(
-        full_logp=full,
+        full_logp=None if scores.full_logp is None else scores.full_logp.longer(beyond),
         logp=np.append(np.where(finite, scores.logp, np.nan), unknown).astype(np.float32),
         missing=np.append(missing, np.full(beyond, DropReason.TEACHER_CONTEXT)).astype(np.uint8),
         topk_ids=np.pad(scores.topk_ids, pad).astype(np.int32) if has_topk else None,

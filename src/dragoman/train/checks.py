@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from dragoman.config import Config
 from dragoman.errors import UsageError
 from dragoman.methods import Method, Writer, get_method
+from dragoman.supervise.room import MOST_ROW_BYTES, REMEDY, row_bytes, row_room
 from dragoman.types import TeacherLevel
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+logger = logging.getLogger(__name__)
 
 _DIVIDED = {"DEEPSPEED", "FSDP", "MEGATRON_LM"}
 """What Accelerate calls processes that hold parts of the weights, or take a model apart for it."""
@@ -38,6 +42,18 @@ def checked_method(config: Config) -> Method:
     method.check_settings(config.method)
     method.check_teacher(config.teacher)
     return method
+
+
+def row_width(config: Config, method: Method, num_ids: int) -> int:
+    """Candidates of a row that nothing but the student's vocabulary limits; 0 where `method.row_topk` does,
+    or the method has no rows. Warns where a step of longest responses would be refused."""
+    has_rows = method.reads is None or "row_topk" in method.reads
+    if config.method.row_topk is not None or not has_rows:
+        return 0
+    step = config.train.prompts_per_step * config.rollout.samples_per_prompt * config.rollout.max_new_tokens
+    if row_bytes(step, num_ids) > MOST_ROW_BYTES:
+        logger.warning("%s; a step above it is refused: %s", row_room(step, num_ids), REMEDY)
+    return num_ids
 
 
 def check_whole_weights(accelerator: Accelerator) -> None:

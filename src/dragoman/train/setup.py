@@ -30,7 +30,7 @@ from dragoman.rollout import RecordedEngine, ReplayEngine, Sampler, Sampling, St
 from dragoman.rollout.engine import RolloutEngine
 from dragoman.teach import InProcessTeacher, check_reference, in_process_caps, load_reference
 from dragoman.text.pair import PairTables
-from dragoman.train.checks import check_whole_weights, checked_method
+from dragoman.train.checks import check_whole_weights, checked_method, row_width
 from dragoman.train.optimise import Updater, make_optimizer, sum_over_processes
 from dragoman.train.threads import Threads
 from dragoman.types import Prompt, TeacherLevel
@@ -220,6 +220,7 @@ def _training_pipeline(
         supervise=supervise,
         writer=teacher.renderer if method.writer is Writer.TEACHER else None,
         reference=_student_reference(config, method, sampler),
+        row_width=row_width(config, method, sampler.renderer.tokenization.num_ids),
     )
 
 

@@ -149,7 +149,7 @@ class TeacherRows:
 
     def _full(self, index: int) -> TeacherRow:
         assert self._scores.full_logp is not None
-        logp = self._scores.full_logp[index].astype(np.float64)
+        logp = self._scores.full_logp.rows(slice(index, index + 1))[0].astype(np.float64)
         # Embeddings may be padded on either side of the comparison; ids without a token have no place.
         mass = np.zeros(max(self._num_ids, len(logp)))
         mass[: len(logp)] = np.exp(logp)
