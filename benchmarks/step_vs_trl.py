@@ -7,7 +7,9 @@ Qwen 3 tokenizer (byte-level, as GOLD asks for): time does not depend on what th
 train all of the student's weights in float32 with AdamW on the same prompts, in batches of the same size,
 with the same limit of new tokens and number of threads. GOLD runs in an environment of its own (`.venv-trl`,
 made on first use). Each side is a process that has everything loaded (`step_worker.py`); steps alternate, and
-who begins changes each time. The first step of each side is not counted.
+who begins changes each time. The first step of each side is not counted. dragoman's side has the
+environment that its command line gives a process (huge pages for large tensors, threads that wait asleep),
+GOLD's the second of these; `GOMP_SPINCOUNT` of the caller holds for both.
 
 Both write with their own random numbers, so lengths differ a little; the tokens of each are reported. Memory
 is the most that a process holds during a step, weights and optimiser included.
@@ -28,9 +30,10 @@ from statistics import median
 from typing import Any
 
 from align_speed import trl_python
-from worker_process import WorkerProcess
+from worker_process import PASSIVE, WorkerProcess
 
 from dragoman.assets import resolve
+from dragoman.cli import PROCESS_SETTINGS
 from dragoman.observe.environment import describe_environment
 
 ROOT = Path(__file__).parents[1]
@@ -158,7 +161,8 @@ def start(args: argparse.Namespace, teacher: Path) -> dict[str, WorkerProcess]:
         file = folder / "settings.json"
         file.write_text(json.dumps({**common, **own, "work": str(folder)}), encoding="utf-8")
         script = Path(__file__).with_name("step_worker.py")
-        workers[name] = WorkerProcess(name, [python, script, kind, file], args.threads)
+        settings = PROCESS_SETTINGS if kind == "dragoman" else PASSIVE
+        workers[name] = WorkerProcess(name, [python, script, kind, file], args.threads, settings)
     return workers
 
 

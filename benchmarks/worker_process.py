@@ -5,24 +5,30 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-QUIET = {"TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+QUIET = {"TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1"}
+
+
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class WorkerProcess:
-    """One side of a benchmark; `greeting` is what it says when it is ready."""
+    """One side of a benchmark; `greeting` is what it says when it is ready. `settings` are variables of its
+    environment, unless the caller's own has others."""
 
-    def __init__(self, name: str, command: Sequence[str | Path], threads: int) -> None:
+    def __init__(
+        self, name: str, command: Sequence[str | Path], threads: int, settings: Mapping[str, str] = PASSIVE
+    ) -> None:
         self.name = name
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), **QUIET},
+            env={**settings, **os.environ, "OMP_NUM_THREADS": str(threads), **QUIET},
         )
         self.greeting = self._answer()
 
