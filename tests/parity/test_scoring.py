@@ -13,8 +13,8 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 
 from dragoman.config import LoraConfig
 from dragoman.models import TokenScorer, TokenScores
+from dragoman.models.heads import HeadShape, head_shape
 from dragoman.models.loading import add_lora
-from dragoman.models.scoring import _has_plain_head
 
 STOPS = (0, 2)
 LENGTHS = (9, 4, 7)
@@ -81,7 +81,7 @@ def gradients(model: PreTrainedModel, compute: Callable[[], Tensor]) -> dict[str
 @pytest.mark.parametrize("size", SLICES)
 def test_log_probs(model: PreTrainedModel, batch: Batch, size: int) -> None:
     scorer = TokenScorer(model, STOPS, logit_slice=size)
-    assert scorer.has_plain_head
+    assert scorer.head_shape == HeadShape()
     with torch.no_grad():
         scores = scorer(*batch)
         expected, _ = expected_logp(model, batch)
@@ -240,7 +240,7 @@ def test_adapters(model: PreTrainedModel, batch: Batch) -> None:
         if "lora_B" in name:
             nn.init.normal_(values, std=0.1, generator=torch.Generator().manual_seed(len(name)))
     scorer = TokenScorer(adapted, STOPS, logit_slice=4)
-    assert scorer.has_plain_head
+    assert scorer.head_shape == HeadShape()
     found = gradients(adapted, lambda: scorer(*batch).logp)
     expected = gradients(adapted, lambda: expected_logp(adapted, batch)[0])
     assert found.keys() == expected.keys()
@@ -259,7 +259,7 @@ def test_adapters(model: PreTrainedModel, batch: Batch) -> None:
 @pytest.mark.parametrize("size", [2, 1000])
 def test_scaled_logits(scaled: PreTrainedModel, batch: Batch, size: int) -> None:
     scorer = TokenScorer(scaled, STOPS, logit_slice=size, topk=2)
-    assert not scorer.has_plain_head
+    assert scorer.head_shape is None
     found = gradients(scaled, lambda: scorer(*batch).logp)
     expected = gradients(scaled, lambda: expected_logp(scaled, batch)[0])
     assert found.keys() == expected.keys()
@@ -276,11 +276,11 @@ def test_the_scale_matters(scaled: PreTrainedModel, batch: Batch) -> None:
     scorer = TokenScorer(scaled, STOPS, logit_slice=4)
     with torch.no_grad():
         right = scorer(*batch).logp
-        scorer.has_plain_head = True
+        scorer.head_shape = HeadShape()
         wrong = scorer(*batch).logp
     assert (right - wrong).abs().max() > 0.1
 
 
 def test_plain_heads(model: PreTrainedModel, scaled: PreTrainedModel) -> None:
-    assert _has_plain_head(model)
-    assert not _has_plain_head(scaled)
+    assert head_shape(model) == HeadShape()
+    assert head_shape(scaled) is None

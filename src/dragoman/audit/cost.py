@@ -183,7 +183,7 @@ def _logits(model: PreTrainedModel, side: str, tokens: int, slice_: int | None, 
     num_ids, element = int(head.shape[0]), int(head.element_size())
     scorer = TokenScorer(model, (), logit_slice=slice_)
     values = 4 * scorer.logit_slice * num_ids
-    if scorer.has_plain_head:
+    if scorer.head_shape is not None:
         return copies * values
     # Those of a slice are copied out of the batch's, then centred.
     return _BATCH_COPIES[side] * element * tokens * num_ids + 2 * values

@@ -1,13 +1,77 @@
-"""Which output heads a loss can be made on, and how."""
+"""Output heads: what lies between hidden states and logits, and which a loss can be made on."""
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dragoman.errors import TrainingError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class HeadShape(NamedTuple):
+    """What a model does to the logits of its linear head: `cap * tanh(scale * logits / cap)`, without a cap
+    `scale * logits`."""
+
+    scale: float = 1.0
+    cap: float | None = None
+
+
+class ShapedHead(nn.Module):
+    """A linear head and what is done to its logits."""
+
+    def __init__(self, linear: nn.Module, shape: HeadShape) -> None:
+        super().__init__()
+        self.linear = linear
+        self.shape = shape
+
+    def forward(self, inputs: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
+        logits: Tensor = self.linear(inputs)
+        if self.shape.scale != 1.0:
+            logits = logits * self.shape.scale
+        if self.shape.cap is not None:
+            logits = torch.tanh(logits / self.shape.cap) * self.shape.cap
+        return logits
+
+
+def head_shape(base: PreTrainedModel) -> HeadShape | None:
+    """How the logits of a model are made of its backbone's hidden states and its linear head; None if that
+    is not known.
+
+    What the configuration declares is tried: `final_logit_softcapping` (Gemma 2), `logit_scale` (Cohere),
+    `logits_scaling` (Granite). A cap far above the logits of the trial would not show there, and is not
+    believed unseen.
+    """
+    backbone, head = getattr(base, base.base_model_prefix, None), base.get_output_embeddings()
+    if backbone is None or backbone is base or head is None:
+        return None
+    shape = _declared(base.config.get_text_config())
+    device = next(base.parameters()).device
+    ids = torch.arange(4, device=device)[None]
+    with torch.no_grad():
+        expected = base(input_ids=ids, use_cache=False).logits
+        states = backbone(input_ids=ids, use_cache=False).last_hidden_state
+        if not _are_close(ShapedHead(head, shape)(states), expected):
+            return None
+        if shape.cap is not None and _are_close(ShapedHead(head, shape._replace(cap=None))(states), expected):
+            return None
+    return shape
+
+
+def _declared(config: object) -> HeadShape:
+    scale = getattr(config, "logit_scale", None)
+    divisor = getattr(config, "logits_scaling", None)
+    cap = getattr(config, "final_logit_softcapping", None)
+    return HeadShape((1.0 if scale is None else scale) / (1.0 if divisor is None else divisor), cap)
+
+
+def _are_close(found: Tensor, expected: Tensor) -> bool:
+    return bool(torch.equal(found, expected) or torch.allclose(found, expected, rtol=1e-3, atol=1e-3))
 
 
 def is_fusible(head: nn.Module) -> TypeGuard[nn.Linear]:

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dragoman.models.candidates import Candidates, pieces
 from dragoman.models.fused import SliceLoss, fused_loss
-from dragoman.models.heads import check_head, is_fusible
+from dragoman.models.heads import HeadShape, ShapedHead, check_head, head_shape, is_fusible
 from dragoman.models.kernels import scores_by_kernel
 from dragoman.models.loading import causal_lm
 from dragoman.models.slices import Asked, TokenScores, scores_of_slice
@@ -70,7 +70,8 @@ class TokenScorer(nn.Module):
         ids = None if sorted_ids is None else torch.tensor(list(sorted_ids), dtype=torch.long)
         self.register_buffer("sorted_ids", ids, persistent=False)
         self._check_head()
-        self.has_plain_head = _has_plain_head(model)
+        self.head_shape = head_shape(causal_lm(model))
+        """None where logits are the model's own, made of whole batches."""
 
     def forward(
         self,
@@ -105,7 +106,7 @@ class TokenScorer(nn.Module):
             asked_of_model = {"position_ids": position_ids, "use_cache": False}
         if cache is not None:
             asked_of_model = {"past_key_values": cache, "use_cache": True}
-        if self.has_plain_head:
+        if self.head_shape is not None:
             backbone = getattr(base, base.base_model_prefix)
             states = backbone(input_ids=input_ids, **asked_of_model)
             inputs = states.last_hidden_state[row, column]
@@ -135,16 +136,16 @@ class TokenScorer(nn.Module):
     @property
     def head(self) -> nn.Module:
         """What makes logits of the inputs that are kept of a position (`TokenScores.states`)."""
-        head: nn.Module = (
-            causal_lm(self.model).get_output_embeddings() if self.has_plain_head else nn.Identity()
-        )
-        return head
+        if self.head_shape is None:
+            return nn.Identity()
+        linear: nn.Module = causal_lm(self.model).get_output_embeddings()
+        return linear if self.head_shape == HeadShape() else ShapedHead(linear, self.head_shape)
 
     @property
     def width(self) -> int:
         """Values of what the head is given of a position; of its logits where these are the model's own."""
         config = causal_lm(self.model).config.get_text_config()
-        return int(config.hidden_size if self.has_plain_head else config.vocab_size)
+        return int(config.vocab_size if self.head_shape is None else config.hidden_size)
 
     def _check_head(self) -> None:
         head = causal_lm(self.model).get_output_embeddings()
@@ -211,20 +212,3 @@ def _slices(num_tokens: int, size: int, unit_of: Int[Tensor, " N"] | None) -> li
         ends = ends[ends < num_tokens]
     bounds = [0, *ends.tolist(), num_tokens]
     return [slice(start, stop) for start, stop in pairwise(bounds)]
-
-
-def _has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether logits are just `head(backbone(ids))`; found by trying, as some models scale or cap them
-    (a cap far above the logits of the trial would not show, so a declared one is believed).
-    """
-    base = causal_lm(model)
-    backbone, head = getattr(base, base.base_model_prefix, None), base.get_output_embeddings()
-    capped = getattr(base.config.get_text_config(), "final_logit_softcapping", None) is not None
-    if backbone is None or backbone is base or head is None or capped:
-        return False
-    device = next(base.parameters()).device
-    ids = torch.arange(4, device=device)[None]
-    with torch.no_grad():
-        expected = base(input_ids=ids, use_cache=False).logits
-        got = head(backbone(input_ids=ids, use_cache=False).last_hidden_state)
-    return bool(torch.equal(got, expected) or torch.allclose(got, expected, rtol=1e-3, atol=1e-3))

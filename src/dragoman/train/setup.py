@@ -186,9 +186,9 @@ def _scorer(
         sorted_ids=None if ids is None else ids.tolist(),
         loss_impl=config.train.loss_impl,
     )
-    if not scorer.has_plain_head:
+    if scorer.head_shape is None:
         logger.warning(
-            "%s does more to its logits than a linear head, so logits of whole batches are made; lower "
+            "what %s does to the logits of its head is not known, so logits of whole batches are made; lower "
             "train.micro_batch_tokens if memory runs out",
             type(causal_lm(model)).__name__,
         )
