@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dragoman.models import training
+from dragoman.models import onednn
 from dragoman.models.training import gradients_in_place
 
 BATCHES = [torch.arange(12).reshape(2, 6), torch.arange(5, 15).reshape(1, 10)]
@@ -55,7 +55,7 @@ def assert_same(model: LlamaForCausalLM) -> None:
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("at_home", [True, False])
 def test_all_weights(tied: bool, bias: bool, at_home: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "mkl_is_at_home", lambda: at_home)
+    monkeypatch.setattr(onednn, "mkl_is_at_home", lambda: at_home)
     assert_same(tiny(tied=tied, bias=bias))
 
 

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from dragoman.models.heads import product_dtype, takes_gradient
 from dragoman.models.masses import centred, pull_back, read
-from dragoman.models.onednn import linear
+from dragoman.models.onednn import fastest_linear, linear
 from dragoman.models.slices import Asked, TokenScores, prepare, scores
 
 SliceLoss = Callable[[TokenScores, slice], Tensor]
@@ -100,7 +100,7 @@ class _FusedLoss(torch.autograd.Function):
                 bias_grad += logits_grad.sum(0)
             logits_grad = logits_grad.to(dtype)
             if inputs_grad is not None:
-                inputs_grad[piece] = logits_grad @ cast_VD
+                inputs_grad[piece] = fastest_linear(logits_grad, cast_VD.T, None)
             if weight_grad is not None:
                 _add_product(weight_grad, logits_grad, inputs_PD, first=is_new)
                 is_new = False

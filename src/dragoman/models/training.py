@@ -21,8 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from dragoman.models.heads import takes_gradient
 from dragoman.models.loading import causal_lm
-from dragoman.models.onednn import linear
-from dragoman.models.processor import mkl_is_at_home
+from dragoman.models.onednn import fastest_linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -76,11 +75,6 @@ def _linear_layer(layer: nn.Linear, inputs: Float[Tensor, "... D"]) -> Float[Ten
     return result
 
 
-def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    product = nn.functional.linear if mkl_is_at_home() else linear
-    return product(inputs, weight, bias)
-
-
 class _Linear(torch.autograd.Function):
     """`inputs @ weight.T + bias`."""
 
@@ -88,7 +82,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, inputs: Tensor, weight: nn.Parameter, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(inputs)
         ctx.weight = weight
-        return _product(inputs, weight, bias)
+        return fastest_linear(inputs, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -96,7 +90,7 @@ class _Linear(torch.autograd.Function):
         (inputs,), weight = ctx.saved_tensors, ctx.weight
         wants_inputs, wants_weight, wants_bias = ctx.needs_input_grad
         grad_NV = grad.reshape(-1, grad.shape[-1])
-        inputs_grad = _product(grad, weight.T, None) if wants_inputs else None
+        inputs_grad = fastest_linear(grad, weight.T, None) if wants_inputs else None
         if wants_weight:
             inputs_ND = inputs.reshape(-1, inputs.shape[-1])
             if weight.grad is None:
