@@ -81,6 +81,7 @@ class _FusedLoss(torch.autograd.Function):
     def forward(ctx: Any, inputs_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, plan: _Plan) -> Tensor:
         dtype = product_dtype(inputs_ND)
         cast_VD = weight_VD.to(dtype)
+        cast_DV = cast_VD.T
         wide = torch.promote_types(weight_VD.dtype, torch.float32)
         wanted = ctx.needs_input_grad if plan.with_gradient else (False,) * 3
         inputs_grad = torch.empty_like(inputs_ND) if wanted[0] else None
@@ -100,7 +101,7 @@ class _FusedLoss(torch.autograd.Function):
                 bias_grad += logits_grad.sum(0)
             logits_grad = logits_grad.to(dtype)
             if inputs_grad is not None:
-                inputs_grad[piece] = fastest_linear(logits_grad, cast_VD.T, None)
+                inputs_grad[piece] = fastest_linear(logits_grad, cast_DV, None)
             if weight_grad is not None:
                 _add_product(weight_grad, logits_grad, inputs_PD, first=is_new)
                 is_new = False
