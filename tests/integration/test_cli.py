@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dragoman.cli import PROCESS_SETTINGS
 from dragoman.methods import methods
 from dragoman.text import Tokenization
 
@@ -28,6 +30,20 @@ def test_the_installed_command_runs() -> None:
     done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: dragoman [OPTIONS] COMMAND [ARGS]...")
     assert done.stderr == "False\n"
+
+
+@pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_settings_of_the_process(own: dict[str, str]) -> None:
+    """Are there before torch is imported, and leave the user's alone."""
+    code = (
+        "import os, sys; from dragoman.cli import main; sys.argv[:] = ['dragoman', '--version']\n"
+        "try: main()\nfinally: print(os.environ['OMP_WAIT_POLICY'], os.environ['THP_MEM_ALLOC_ENABLE'])"
+    )
+    plain = {name: value for name, value in os.environ.items() if name not in PROCESS_SETTINGS}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=plain | own
+    )
+    assert done.stdout.splitlines()[-1] == f"{own.get('OMP_WAIT_POLICY', 'PASSIVE')} 1"
 
 
 def test_help_names_every_verb(call: Call) -> None:
