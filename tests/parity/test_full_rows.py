@@ -13,16 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import (
-    CohereConfig,
-    CohereForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
+import shaped
 import toy
 from dragoman.alignment import align
 from dragoman.config import MethodConfig
@@ -37,34 +30,13 @@ from dragoman.types import TeacherScores, TokenText
 WORDS = ["".join(word) for size in range(2, 6) for word in product("abcd", repeat=size)]
 IDS = 1 + 4 + len(WORDS)
 """A stop, four letters, and all words of two to five of them."""
-SMALL: dict[str, Any] = {
-    "vocab_size": IDS,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "tie_word_embeddings": False,
-}
-
-
 ROW = 8
 
 
 def make(kind: str) -> PreTrainedModel:
     """With logits as large as those of real models."""
-    torch.manual_seed(0)
-    match kind:
-        case "cohere":  # scales its logits
-            model = CohereForCausalLM(CohereConfig(**SMALL, logit_scale=0.5))
-        case "gemma2":  # caps them
-            model = Gemma2ForCausalLM(Gemma2Config(**SMALL, final_logit_softcapping=3.0))
-        case _:
-            model = LlamaForCausalLM(LlamaConfig(**SMALL))
-    with torch.no_grad():
-        model.get_output_embeddings().weight.mul_(50.0)
-    return model.eval().to(torch.bfloat16 if kind == "bfloat16" else torch.float32)
+    model = shaped.make(kind, IDS)
+    return model.to(torch.bfloat16 if kind == "bfloat16" else torch.float32)
 
 
 def spans(*sizes: int) -> list[Span]:

@@ -2,55 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
-from transformers import (
-    CohereConfig,
-    CohereForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    GraniteConfig,
-    GraniteForCausalLM,
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 from dragoman.models import TokenScorer
 from dragoman.models.heads import HeadShape, head_shape
+from shaped import make
 
 IDS = 40
-SMALL: dict[str, Any] = {
-    "vocab_size": IDS,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "tie_word_embeddings": False,
-}
 SHAPES = {
     "cohere": HeadShape(scale=0.5),
     "granite": HeadShape(scale=1 / 3),
     "gemma2": HeadShape(cap=3.0),
 }
-
-
-def make(kind: str, factor: float = 50.0) -> PreTrainedModel:
-    torch.manual_seed(0)
-    model: PreTrainedModel
-    match kind:
-        case "cohere":
-            model = CohereForCausalLM(CohereConfig(**SMALL, logit_scale=0.5))
-        case "granite":
-            model = GraniteForCausalLM(GraniteConfig(**SMALL, logits_scaling=3.0))
-        case _:
-            model = Gemma2ForCausalLM(Gemma2Config(**SMALL, final_logit_softcapping=3.0))
-    with torch.no_grad():
-        model.get_output_embeddings().weight.mul_(factor)
-    return model.eval()
 
 
 def batch() -> tuple[Tensor, ...]:
@@ -68,7 +34,7 @@ def whole(model: PreTrainedModel, given: tuple[Tensor, ...]) -> Tensor:
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_log_probs_and_gradients(kind: str) -> None:
-    model, given = make(kind), batch()
+    model, given = make(kind, IDS), batch()
     scorer = TokenScorer(model, [], logit_slice=3)
     assert scorer.head_shape is not None
     assert scorer.head_shape == pytest.approx(SHAPES[kind])
@@ -86,7 +52,7 @@ def test_log_probs_and_gradients(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", SHAPES)
 def test_no_logits_of_the_whole_batch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, given = make(kind), batch()
+    model, given = make(kind, IDS), batch()
     scorer = TokenScorer(model, [], logit_slice=3)
     head = model.get_output_embeddings()
     rows: list[int] = []
@@ -97,10 +63,10 @@ def test_no_logits_of_the_whole_batch(kind: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_cap_that_does_not_show_is_not_believed() -> None:
-    assert head_shape(make("gemma2", factor=1e-3)) is None
+    assert head_shape(make("gemma2", IDS, factor=1e-3)) is None
 
 
 def test_a_declared_cap_that_is_not_there() -> None:
-    model = make("granite")
+    model = make("granite", IDS)
     model.config.final_logit_softcapping = 3.0
     assert head_shape(model) is None
