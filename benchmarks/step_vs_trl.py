@@ -7,9 +7,9 @@ Qwen 3 tokenizer (byte-level, as GOLD asks for): time does not depend on what th
 train all of the student's weights in float32 with AdamW on the same prompts, in batches of the same size,
 with the same limit of new tokens and number of threads. GOLD runs in an environment of its own (`.venv-trl`,
 made on first use). Each side is a process that has everything loaded (`step_worker.py`); steps alternate, and
-who begins changes each time. The first step of each side is not counted. dragoman's side has the
-environment that its command line gives a process (huge pages for large tensors, threads that wait asleep),
-GOLD's the second of these; `GOMP_SPINCOUNT` of the caller holds for both.
+who begins changes each time. The first step of each side is not counted. How threads wait on both sides is
+what dragoman's command line chooses when the benchmark begins, unless `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT`
+is set.
 
 Both write with their own random numbers, so lengths differ a little; the tokens of each are reported. Memory
 is the most that a process holds during a step, weights and optimiser included.
@@ -24,16 +24,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from align_speed import trl_python
-from worker_process import PASSIVE, WorkerProcess
+from worker_process import WorkerProcess
 
 from dragoman.assets import resolve
-from dragoman.cli import PROCESS_SETTINGS
+from dragoman.cli.process import waiting
 from dragoman.observe.environment import describe_environment
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
     teacher = args.teacher or random_teacher(args.work / "teacher")
-    workers = start(args, teacher)
+    openmp = waiting(os.environ)
+    workers = start(args, teacher, openmp)
     steps: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
     names = list(workers)
     for turn in range(args.repeats + 1):
@@ -87,6 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     result = {
         "environment": describe_environment(),
         "settings": {key: value for key, value in vars(args).items() if not isinstance(value, Path)},
+        "openmp": openmp,
         "sides": {name: side_result(workers[name], steps[name]) for name in workers},
     }
     for worker in workers.values():
@@ -124,8 +128,8 @@ def random_teacher(folder: Path) -> Path:
     return folder
 
 
-def start(args: argparse.Namespace, teacher: Path) -> dict[str, WorkerProcess]:
-    """All sides, each with its models loaded."""
+def start(args: argparse.Namespace, teacher: Path, openmp: Mapping[str, str]) -> dict[str, WorkerProcess]:
+    """All sides, each with its models loaded. `openmp` are variables of their environment."""
     sides: dict[str, tuple[str, Path, dict[str, Any]]] = {}
     if not args.no_trl:
         sides["GOLD"] = ("trl", trl_python(args.trl_environment), {})
@@ -161,8 +165,7 @@ def start(args: argparse.Namespace, teacher: Path) -> dict[str, WorkerProcess]:
         file = folder / "settings.json"
         file.write_text(json.dumps({**common, **own, "work": str(folder)}), encoding="utf-8")
         script = Path(__file__).with_name("step_worker.py")
-        settings = PROCESS_SETTINGS if kind == "dragoman" else PASSIVE
-        workers[name] = WorkerProcess(name, [python, script, kind, file], args.threads, settings)
+        workers[name] = WorkerProcess(name, [python, script, kind, file], args.threads, openmp)
     return workers
 
 

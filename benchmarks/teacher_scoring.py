@@ -44,7 +44,7 @@ from products import BATCH_TOKENS, best_products, clock, model_flops
 
 from dragoman.assets import resolve
 from dragoman.models import Span, TokenScorer, score_spans
-from dragoman.models import spans as spans_module
+from dragoman.models import sharing as sharing_module
 from dragoman.observe.environment import describe_environment
 from dragoman.padding import length_buckets, right_padded
 
@@ -156,7 +156,7 @@ def ours(scorer: TokenScorer, spans: Sequence[Span]) -> list[np.ndarray]:
 
 
 def whole(scorer: TokenScorer, spans: Sequence[Span]) -> list[np.ndarray]:
-    with patch.object(spans_module, "GROUP_COST", {"cpu": 2**62}):
+    with patch.object(sharing_module, "GROUP_COST", {"cpu": 2**62}):
         return ours(scorer, spans)
 
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 QUIET = {"TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1"}
-
-
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from dragoman.cli import PROCESS_SETTINGS
+from dragoman.cli import process
+from dragoman.cli.process import SPINS
 from dragoman.methods import methods
 from dragoman.text import Tokenization
 
@@ -32,18 +33,51 @@ def test_the_installed_command_runs() -> None:
     assert done.stderr == "False\n"
 
 
-@pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])
-def test_settings_of_the_process(own: dict[str, str]) -> None:
-    """Are there before torch is imported, and leave the user's alone."""
+def test_settings_of_the_process() -> None:
+    """Are there before torch is imported."""
     code = (
         "import os, sys; from dragoman.cli import main; sys.argv[:] = ['dragoman', '--version']\n"
-        "try: main()\nfinally: print(os.environ['OMP_WAIT_POLICY'], os.environ['THP_MEM_ALLOC_ENABLE'])"
+        "try: main()\nfinally: print(os.environ['OMP_WAIT_POLICY'])"
     )
-    plain = {name: value for name, value in os.environ.items() if name not in PROCESS_SETTINGS}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=plain | own
-    )
-    assert done.stdout.splitlines()[-1] == f"{own.get('OMP_WAIT_POLICY', 'PASSIVE')} 1"
+    plain = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    own = plain | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=own)
+    assert done.stdout.splitlines()[-1] == "PASSIVE"
+
+
+@pytest.mark.parametrize(
+    ("environ", "platform", "busy", "expected"),
+    [
+        ({}, "linux", 0.1, {"GOMP_SPINCOUNT": str(SPINS)}),
+        ({"OMP_NUM_THREADS": "8"}, "linux", 0.1, {"GOMP_SPINCOUNT": str(SPINS)}),
+        ({}, "linux", 0.9, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ({}, "darwin", 0.1, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ({"OMP_NUM_THREADS": "1"}, "linux", 0.1, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "linux", 0.9, {}),
+        ({"GOMP_SPINCOUNT": "7"}, "linux", 0.9, {}),
+    ],
+)
+def test_how_threads_wait(
+    environ: dict[str, str],
+    platform: str,
+    busy: float,
+    expected: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "busy_cores", lambda: busy)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert process.waiting(environ) == expected
+
+
+def test_a_busy_core_is_seen() -> None:
+    """By a share of it only, where there are more busy processes than cores."""
+    burner = [sys.executable, "-c", "print('on', flush=True)\nwhile True: pass"]
+    with subprocess.Popen(burner, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        found = max(process.busy_cores() for _ in range(5))
+        other.kill()
+    assert found > process.IDLE_CORES
 
 
 def test_help_names_every_verb(call: Call) -> None:

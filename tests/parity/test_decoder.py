@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from dragoman.models.sharing import reads_on
 from dragoman.rollout import Sampling
 from dragoman.rollout.chooser import Draws
 from dragoman.rollout.decoder import Decoder, Job, can_decode
@@ -139,40 +140,64 @@ def test_warped_and_ended_by_texts(model: PreTrainedModel, batch_size: int) -> N
     assert StopReason.STRING in {draws.stop for draws in found}
 
 
-def test_a_prompt_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def read_by(model: PreTrainedModel) -> list[tuple[int, ...]]:
+    """Rows and tokens of everything that a model reads from now on."""
+    read: list[tuple[int, ...]] = []
+    model.get_input_embeddings().register_forward_hook(
+        lambda module, given, out: read.append(tuple(given[0].shape))
+    )
+    return read
+
+
+def test_a_prompt_is_read_once() -> None:
     torch.manual_seed(0)
     model = llama().eval()
-    read: list[tuple[int, ...]] = []
-    forward = type(model).forward
-
-    def recording(self: PreTrainedModel, **kwargs: torch.Tensor) -> object:
-        read.append(tuple(kwargs["input_ids"].shape))
-        return forward(self, **kwargs)
-
-    monkeypatch.setattr(model, "forward", recording.__get__(model))
+    read = read_by(model)
     context = np.arange(4, 20)
     by_decoder(model, Sampling(max_new_tokens=3, batch_size=8), [Job(context, 3, seed) for seed in range(5)])
-    assert read[0] == (1, 16)
-    assert all(size[1] == 1 and size[0] <= 5 for size in read[1:])
+    assert read[0] == (1, 15), "the last token is read by the first step"
+    assert read[1] == (5, 1)
+    assert all(size[1] == 1 and size[0] <= 5 for size in read[2:])
 
 
-def test_rows_that_have_ended_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", MODELS)
+def test_what_prompts_begin_with_is_read_once(name: str) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    rng = np.random.default_rng(1)
+    begin = rng.integers(4, NUM_IDS, 90)
+    ends = [rng.integers(4, NUM_IDS, size) for size in (5, 2, 9, 1)]
+    # Two others: the beginning alone, and a text that has nothing in common with it
+    contexts = [*(np.concatenate([begin, end]) for end in ends), begin[:40], rng.integers(4, NUM_IDS, 3)]
+    wanted = [Job(context, 6, seed) for seed, context in enumerate(contexts)]
+    sampling = Sampling(max_new_tokens=6, batch_size=6)
+    assert_same(by_decoder(model, sampling, wanted), by_generate(model, sampling, wanted))
+    if reads_on(model):
+        read = read_by(model)
+        by_decoder(model, sampling, wanted)
+        assert read[:3] == [(1, 90), (3, 8), (1, 2)], "one context is the beginning itself"
+
+
+def test_prompts_of_one_token() -> None:
     torch.manual_seed(0)
     model = llama().eval()
-    rows: list[int] = []
-    forward = type(model).forward
+    wanted = [Job(np.array([4 + seed]), 6, seed) for seed in range(3)]
+    for jobs_in_turn in (wanted, [*wanted, Job(np.arange(4, 12), 6, 9)]):
+        for batch_size in (1, 4):
+            sampling = Sampling(max_new_tokens=6, batch_size=batch_size)
+            found = by_decoder(model, sampling, jobs_in_turn)
+            assert_same(found, by_generate(model, sampling, jobs_in_turn))
 
-    def recording(self: PreTrainedModel, **kwargs: torch.Tensor) -> object:
-        if kwargs["input_ids"].shape[1] == 1:
-            rows.append(len(kwargs["input_ids"]))
-        return forward(self, **kwargs)
 
-    monkeypatch.setattr(model, "forward", recording.__get__(model))
+def test_rows_that_have_ended_are_not_read() -> None:
+    torch.manual_seed(0)
+    model = llama().eval()
+    read = read_by(model)
     limits = [2, 3, 5, 9]
     wanted = [Job(np.arange(4, 12), limit, seed) for seed, limit in enumerate(limits)]
     found = Decoder(model, [0], Sampling(max_new_tokens=9, batch_size=4), token_bytes).run(wanted)
-    # The first token comes of the prompt; each further one is one row of one step.
-    assert sum(rows) == sum(len(draws.ids) - 1 for draws in found)
+    rows = [rows for rows, size in read if size == 1]
+    assert sum(rows) == sum(len(draws.ids) for draws in found), "each token is one row of one step"
     assert rows == sorted(rows, reverse=True)
 
 

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from dragoman.models import Span, TokenScorer, score_spans
+from dragoman.models import sharing as sharing_module
 from dragoman.models import spans as spans_module
 from dragoman.models.prefixes import PAIRS, Reading, readings
 from dragoman.models.sharing import reads_on
@@ -99,7 +100,7 @@ def naive(model: PreTrainedModel, one: Span) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture
 def eager_sharing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is too little to be shared."""
-    monkeypatch.setattr(spans_module, "GROUP_COST", {"cpu": 0})
+    monkeypatch.setattr(sharing_module, "GROUP_COST", {"cpu": 0})
 
 
 class Read:

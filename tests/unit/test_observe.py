@@ -241,7 +241,7 @@ def test_environment_names_no_person_and_no_folder(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.chdir(tmp_path)
     environment = describe_environment()
-    assert environment["omp_num_threads"] == "3"
+    assert environment["openmp"]["OMP_NUM_THREADS"] == "3"
     assert environment["cpus"] == os.cpu_count()
     assert environment["memory_bytes"] > 2**20
     assert environment["commit"] is None

@@ -5,7 +5,6 @@ Results go to stdout, progress to stderr. Exit codes: 0 done, 1 failed, 2 the ca
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
@@ -16,6 +15,7 @@ from dragoman.cli.audit import audit
 from dragoman.cli.doctor import doctor
 from dragoman.cli.lab import lab
 from dragoman.cli.methods import methods
+from dragoman.cli.process import prepare
 from dragoman.cli.profile import profile
 from dragoman.cli.train import evaluate, train
 from dragoman.cli.view import view
@@ -44,19 +44,9 @@ for command in (train, evaluate, audit, align, view, profile, lab, methods, doct
     cli.add_command(command)
 
 
-PROCESS_SETTINGS = {
-    # Threads that wait by spinning slow each other down tenfold as soon as anything else runs (docs/log.md).
-    "OMP_WAIT_POLICY": "PASSIVE",
-    # Huge pages for tensors of 2 MB and more, where the system gives them: a third of the page faults.
-    "THP_MEM_ALLOC_ENABLE": "1",
-}
-
-
 def main() -> None:
     """Entry point: errors of dragoman and of its user are one paragraph, never a traceback."""
-    # Read when torch is imported or used first, so they are set before; the user's own settings stand.
-    for name, value in PROCESS_SETTINGS.items():
-        os.environ.setdefault(name, value)
+    prepare()
     try:
         cli()
     except DragomanError as error:

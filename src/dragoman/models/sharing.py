@@ -1,29 +1,48 @@
-"""Which models can read several continuations behind a prefix that was read once, and the cache of it."""
+"""Which models can read several continuations behind a prefix that was read once, what is read so, and the
+cache of it."""
 
 from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from dragoman.models.loading import causal_lm
 from dragoman.models.modes import evaluating
+from dragoman.models.prefixes import Reading, readings
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
+GROUP_COST = {"cpu": 64}
+"""What reading a group by itself costs, in tokens: two more passes, of fewer rows each."""
+ACCELERATOR_GROUP_COST = 4096
+
 _LENGTHS = (7, 5)
 """Of the prefix and the continuations of the trial."""
 _MOST_ERROR = 0.05
 """Of what a continuation would change if the prefix were not seen; low precision needs some."""
 _KNOWN: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+
+
+def shared_readings(
+    model: PreTrainedModel, sequences: Sequence[Int64[np.ndarray, " _"]]
+) -> tuple[list[int], list[Reading]]:
+    """`readings` that pay on the model's device; whole sequences where it cannot go on behind others."""
+    device = next(model.parameters()).device.type
+    owner, plan = readings(sequences, GROUP_COST.get(device, ACCELERATOR_GROUP_COST))
+    if any(reading.shared for reading in plan) and not reads_on(model):
+        plan = [Reading(members=tuple(i for reading in plan for i in reading.members), shared=0)]
+    return owner, plan
 
 
 def new_cache(model: PreTrainedModel) -> Cache:

@@ -19,10 +19,9 @@ from torch import Tensor
 from dragoman.models.full_rows import Blocks, HeadLogp
 from dragoman.models.gated import fused_gates
 from dragoman.models.onednn import fast_linears
-from dragoman.models.prefixes import Reading, readings
 from dragoman.models.processor import mkl_is_at_home
 from dragoman.models.scoring import TokenScorer
-from dragoman.models.sharing import new_cache, reads_on, repeated
+from dragoman.models.sharing import new_cache, repeated, shared_readings
 from dragoman.padding import length_buckets, right_padded, stretches
 
 if TYPE_CHECKING:
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 
 READ_TOKENS = {"cpu": 1024}
 """Tokens read at once where memory allows more: activations of more do not fit the caches of a processor."""
-GROUP_COST = {"cpu": 64}
-"""What reading a group by itself costs, in tokens: two more passes, of fewer rows each."""
-ACCELERATOR_GROUP_COST = 4096
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -93,11 +89,7 @@ def score_spans(scorer: TokenScorer, spans: Sequence[Span], *, batch_tokens: int
     # The last token is predicted, not read
     sequences = [span.ids[: max(1, span.start + len(span.is_stop) - 1)] for span in spans]
     wanted = np.flatnonzero(counts) if counts.any() else np.array([0])
-    device = next(scorer.parameters()).device
-    cost = GROUP_COST.get(device.type, ACCELERATOR_GROUP_COST)
-    owner, plan = readings([sequences[i] for i in wanted], cost)
-    if any(reading.shared for reading in plan) and not reads_on(scorer.model):
-        plan = [Reading(members=tuple(i for reading in plan for i in reading.members), shared=0)]
+    owner, plan = shared_readings(scorer.model, [sequences[i] for i in wanted])
     own = np.zeros(len(spans), np.int64)
     own[wanted] = wanted[owner]
     tokens = _Tokens(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+_OPENMP = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 _PACKAGES = (
     "dragoman",
     "accelerate",
@@ -43,7 +44,7 @@ def describe_environment() -> dict[str, Any]:
         "cpus_available": available_cpus(),
         "memory_bytes": psutil.virtual_memory().total,
         "torch_threads": torch.get_num_threads() if torch is not None else None,
-        "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+        "openmp": {name: os.environ[name] for name in _OPENMP if name in os.environ},
         "commit": _commit(),
     }
 

@@ -1,7 +1,9 @@
 """Decoding many responses with a batch that is kept full: one that has ended makes room for the next.
 
-A prompt that several responses share is read once. Longer prompts go first, so that a later one always fits
-in front of the column at which all rows end (`dragoman.rollout.slots`).
+What several prompts begin with is read once (`dragoman.models.prefixes`), and so is a prompt that several
+responses share. The last token of a prompt is read by the step that draws the first of its response. Longer
+prompts go first, so that a later one always fits in front of the column at which all rows end
+(`dragoman.rollout.slots`).
 """
 
 from __future__ import annotations
@@ -15,14 +17,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from dragoman.models import evaluating
 from dragoman.models.loading import causal_lm
 from dragoman.models.memory import give_back_freed
 from dragoman.models.onednn import fast_linears
-from dragoman.padding import left_padded
+from dragoman.models.sharing import repeated, shared_readings
+from dragoman.padding import right_padded
 from dragoman.rollout.chooser import Chosen, Draws, Sampling, StringStops, choose, make_warpers
 from dragoman.rollout.compiled import compiled_layers
 from dragoman.rollout.slots import SlotCache, fits_slots, native_cache, plain_cache
@@ -57,10 +60,14 @@ class _Running:
     generator: torch.Generator
     watch: StringStops
     length: int
-    """Tokens in the cache: the context and all drawn but the last."""
+    """Tokens in the cache: all but the last of the context and what was drawn."""
     drawn: list[tuple[float, ...]] = field(default_factory=list)
     """Id, log-prob, entropy, log mass of the stops."""
     stop: StopReason | None = None
+
+    @property
+    def last(self) -> int:
+        return int(self.drawn[-1][0] if self.drawn else self.job.context[-1])
 
     @property
     def is_over(self) -> bool:
@@ -100,7 +107,6 @@ class Decoder:
     ) -> None:
         self._model = model
         self._stops = frozenset(stops)
-        self._pad = min(stops)
         self._sampling = sampling
         self._token_bytes = token_bytes
         self._warpers = make_warpers(sampling)
@@ -127,10 +133,8 @@ class Decoder:
                 free = self._sampling.batch_size - len(batch.rows)
                 if waiting and (free >= least or not batch.rows):
                     taken = [waiting.popleft() for _ in range(min(free, len(waiting)))]
-                    new = [self._running(number, job) for number, job in taken]
-                    self._draw(batch.read(new, self._pad), new)
-                else:
-                    self._draw(batch.step(), batch.rows)
+                    batch.read([self._running(number, job) for number, job in taken])
+                self._draw(batch.step(), batch.rows)
                 for row in batch.end():
                     found[row.number] = row.draws()
         give_back_freed()
@@ -143,7 +147,7 @@ class Decoder:
             job=job,
             generator=torch.Generator(device).manual_seed(job.seed),
             watch=StringStops(self._sampling.stop_strings, 1, self._token_bytes),
-            length=len(job.context),
+            length=len(job.context) - 1,
         )
 
     def _draw(self, logits_BV: Float[Tensor, "B V"], rows: Sequence[_Running]) -> None:
@@ -161,8 +165,8 @@ def _rows(chosen: Chosen) -> list[list[float]]:
 
 
 class _Batch:
-    """Rows being written and their cache. `num_spare` columns in front belong to no row: with one there is
-    always something to mask, which for a compiled graph is one case in place of two."""
+    """Rows being written and their cache. `num_spare` columns in front and behind belong to no row: with one
+    there is always something to mask and to leave out, one case in place of several for a compiled graph."""
 
     def __init__(self, base: PreTrainedModel, num_slots: int, num_spare: int) -> None:
         self._base = base
@@ -173,32 +177,62 @@ class _Batch:
         self._capacity = 0
         self.rows: list[_Running] = []
 
-    def read(self, new: Sequence[_Running], pad: int) -> Float[Tensor, "B V"]:
-        """Read the contexts of new rows, each different one once; what follows each of them."""
-        contexts: dict[bytes, int] = {}
-        place = [contexts.setdefault(row.job.context.tobytes(), len(contexts)) for row in new]
-        first = [place.index(number) for number in range(len(contexts))]
-        padded = left_padded([new[number].job.context for number in first], pad)
-        ids, mask = (torch.from_numpy(values).to(self._base.device) for values in padded)
-        read = plain_cache(self._num_layers)
-        positions = (mask.cumsum(-1) - 1).clamp_min(0)
-        logits = self._forward(ids, mask, positions, read)
-        self._make_room(new, read)
-        for row, number in zip(new, place, strict=True):
-            self.cache.write(read, number, row.length)
+    def read(self, new: Sequence[_Running]) -> None:
+        """Read the contexts of new rows but for their last tokens."""
+        # Of a context of one token the shapes of its keys are wanted
+        contexts = [row.job.context[: max(1, row.length)] for row in new]
+        owner, plan = shared_readings(self._base, contexts)
+        place: dict[int, tuple[DynamicCache, int]] = {}
+        for reading in plan:
+            own = [contexts[index] for index in reading.members]
+            cache = self._keys(own, reading.shared)
+            place.update((index, (cache, number)) for number, index in enumerate(reading.members))
+        self._make_room(new, cache)
+        for row, index in zip(new, owner, strict=True):
+            self.cache.write(*place[index], row.length)
             self.rows.append(row)
-        return logits[place]
+
+    def _keys(self, contexts: Sequence[Int64[np.ndarray, " _"]], shared: int) -> DynamicCache:
+        """Keys and values of contexts, the first `shared` tokens of which are the same."""
+        cache = plain_cache(self._num_layers)
+        if shared:
+            self._extend(cache, contexts[0][None, :shared], 0)
+            cache = repeated(cache, len(contexts))
+        # Causal attention sees no padding on the right
+        ids, _ = right_padded([context[shared:] for context in contexts])
+        self._extend(cache, ids, shared)
+        return cache
+
+    def _extend(self, cache: DynamicCache, ids_BL: Int64[np.ndarray, "B L"], length: int) -> None:
+        """Add the keys of tokens behind the `length` that a cache holds."""
+        ids = torch.from_numpy(ids_BL).to(self._base.device)
+        columns = torch.arange(length + ids.shape[1], device=ids.device).expand(len(ids), -1)
+        self._base.base_model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(columns),
+            position_ids=columns[:, length:],
+            past_key_values=cache,
+            use_cache=True,
+        )
 
     def step(self) -> Float[Tensor, "B V"]:
         """Read the last token of every row; what follows it."""
         device = self._base.device
-        ids = torch.tensor([[int(row.drawn[-1][0])] for row in self.rows], device=device)
+        ids = torch.tensor([[row.last] for row in self.rows], device=device)
         lengths = torch.tensor([row.length for row in self.rows], device=device)
         columns = torch.arange(self.cache.length + 1, device=device)
         mask = (columns >= self.cache.length - lengths[:, None]).long()
-        logits = self._forward(ids, mask, lengths[:, None], self.cache)
+        output = self._base(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=lengths[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
         for row in self.rows:
             row.length += 1
+        logits: Tensor = output.logits[:, -1]
         return logits
 
     def end(self) -> list[_Running]:
@@ -215,26 +249,12 @@ class _Batch:
         """Columns for all that rows may still write, those that no row uses any more given up."""
         used = max((row.length for row in self.rows), default=0)
         length = max(self.cache.length, *(row.length for row in new))
-        left = max(row.job.limit - len(row.drawn) for row in [*self.rows, *new])
+        left = max(row.job.limit - len(row.drawn) for row in [*self.rows, *new]) + self._num_spare
         if length + left <= self._capacity:
             return
         length = max(used, *(row.length for row in new)) + self._num_spare
         self._capacity = length + left
         self.cache.reserve(like, self.cache.length - used, length, self._capacity)
-
-    def _forward(
-        self, ids: Int[Tensor, "B L"], mask: Int[Tensor, "B W"], positions: Int[Tensor, "B L"], cache: object
-    ) -> Float[Tensor, "B V"]:
-        output = self._base(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        last: Tensor = output.logits[:, -1]
-        return last
 
 
 def can_decode(model: PreTrainedModel) -> bool:

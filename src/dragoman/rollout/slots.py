@@ -87,11 +87,11 @@ class SlotCache(Cache):  # type: ignore[misc]
             layer.length = length
 
     def write(self, source: DynamicCache, row: int, size: int) -> None:
-        """Take in the last `size` columns of a row of another cache as a new row."""
+        """Take in the first `size` columns of a row of another cache as a new row."""
         for layer, given in zip(self._own, source.layers, strict=True):
             for buffer, values in zip(layer.buffers(), (given.keys, given.values), strict=True):
                 own = buffer[layer.num_rows, :, : layer.length]
-                own[:, layer.length - size :] = values[row, :, values.shape[-2] - size :]
+                own[:, layer.length - size :] = values[row, :, :size]
                 # Masked, but a number that is none would pass through a mask.
                 own[:, : layer.length - size] = 0.0
             layer.num_rows += 1
