@@ -53,16 +53,26 @@ def model_flops(model: PreTrainedModel, spans: Sequence[Span], shared: int = 0) 
 
 def best_products(model: PreTrainedModel, spans: Sequence[Span]) -> float:
     """Operations a second of the model's layers and head, one after the other, by the best product."""
-    shapes, head = layers(model)
     share = sum(len(span.is_stop) for span in spans) / sum(len(span.ids) for span in spans)
+    return best_of_shapes(model, share, BATCH_TOKENS)
+
+
+def best_of_shapes(model: PreTrainedModel, share: float, rows: int, *, training: bool = False) -> float:
+    """Operations a second of the model's layers, one after the other, on so many rows, and of its head on a
+    share of them, by the best product; with `training` also of the gradients of inputs and weights."""
+    shapes, head = layers(model)
     dtype = next(model.parameters()).dtype
     slice_rows = TokenScorer(model, [1]).logit_slice
     operations = spent = 0.0
     for (out, into), times in [*shapes.items(), (head, share)]:
-        rows = slice_rows if (out, into) == head else BATCH_TOKENS
-        a_row = 2 * out * into * times
-        operations += a_row
-        spent += a_row / product_speed(rows, out, into, dtype)
+        own = slice_rows if (out, into) == head else rows
+        products = [(own, out, into)]
+        if training:
+            products += [(own, into, out), (out, into, own)]
+        for sizes in products:
+            a_row = 2 * out * into * times
+            operations += a_row
+            spent += a_row / product_speed(*sizes, dtype)
     return operations / spent
 
 

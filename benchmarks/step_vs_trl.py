@@ -14,6 +14,10 @@ is set.
 Both write with their own random numbers, so lengths differ a little; the tokens of each are reported. Memory
 is the most that a process holds during a step, weights and optimiser included.
 
+Of dragoman's side it also says how fast scoring and update were, and what share that is of the fastest
+matrix products of the models' own shapes, measured at the end; an update's are those of its batches and both
+gradients.
+
 `--sentencepiece` adds dragoman's step with Gemma 3 270M, which GOLD refuses, and says what it takes per
 operation of the teacher, in ratio to the step with the byte-level one: all of it, and the teacher's stage. A
 step also samples and updates, which take no less time with a smaller teacher, so that the first ratio is more
@@ -36,6 +40,7 @@ from worker_process import WorkerProcess
 
 from dragoman.assets import resolve
 from dragoman.cli.process import waiting
+from dragoman.config.schema import MICRO_BATCH_TOKENS
 from dragoman.observe.environment import describe_environment
 
 ROOT = Path(__file__).parents[1]
@@ -95,6 +100,10 @@ def main(argv: list[str] | None = None) -> int:
     }
     for worker in workers.values():
         worker.close()
+    for name, side in result["sides"].items():
+        if name.startswith("dragoman"):
+            scored_by = Path(resolve("assets:gemma-3-270m")) if name.endswith(GEMMA) else teacher
+            side["products"] = products(side, args.student, scored_by, args.threads)
     show(result["sides"])
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
@@ -179,9 +188,26 @@ def side_result(worker: WorkerProcess, steps: list[dict[str, Any]]) -> dict[str,
         "peak_bytes": median(step["peak_bytes"] for step in steps),
         "tokens": median(step["tokens"] for step in steps),
         "stages": {name: median(step["stages"].get(name, 0.0) for step in steps) for name in sorted(stages)},
-        "teacher_flops": median(step.get("teacher_flops", 0) for step in steps) or None,
         "steps": steps,
     }
+
+
+def products(side: dict[str, Any], student: str, teacher: Path, threads: int) -> dict[str, dict[str, float]]:
+    """Operations a second of scoring and update, and those of the best products of the models' shapes."""
+    import torch
+    from products import BATCH_TOKENS, best_of_shapes
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(threads)
+    found = {}
+    for stage, folder in (("teacher", teacher), ("update", resolve(student))):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        share = median(step["head_share"][stage] for step in side["steps"])
+        rows = MICRO_BATCH_TOKENS["cpu"] if stage == "update" else BATCH_TOKENS
+        best = best_of_shapes(model, share, rows, training=stage == "update")
+        reached = median(step["flops"][stage] / step["stages"][stage] for step in side["steps"])
+        found[stage] = {"flops_per_second": reached, "best": best, "share": reached / best}
+    return found
 
 
 def show(sides: dict[str, dict[str, Any]]) -> None:
@@ -195,6 +221,12 @@ def show(sides: dict[str, dict[str, Any]]) -> None:
             f"  {found['tokens']:.0f} tokens  {stages}"
         )
     for name, found in sides.items():
+        for stage, own in found.get("products", {}).items():
+            print(
+                f"{name}: {stage} {own['flops_per_second'] / 1e9:.0f} GFLOP/s, {own['share']:.0%} of the "
+                f"{own['best'] / 1e9:.0f} that the best products of its shapes reach"
+            )
+    for name, found in sides.items():
         if (byte_level := sides.get(name.removesuffix(GEMMA))) is not found and byte_level is not None:
             whole, teacher = per_flop(found, byte_level)
             print(
@@ -206,9 +238,13 @@ def show(sides: dict[str, dict[str, Any]]) -> None:
 def per_flop(found: dict[str, Any], other: dict[str, Any]) -> tuple[float, float]:
     """Seconds per operation of the teacher in ratio to another step's: of all of it, and of the teacher's
     stage."""
-    work = found["teacher_flops"] / other["teacher_flops"]
+    work = teacher_flops(found) / teacher_flops(other)
     stages = found["stages"]["teacher"] / other["stages"]["teacher"]
     return found["seconds"] / other["seconds"] / work, stages / work
+
+
+def teacher_flops(side: dict[str, Any]) -> float:
+    return median(step["flops"]["teacher"] for step in side["steps"])
 
 
 if __name__ == "__main__":

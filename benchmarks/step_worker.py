@@ -4,7 +4,8 @@
 
 The answer to the first line is written when the models are loaded, each further one when a step is done:
 {"seconds", "peak_bytes" (of the whole process, during the step), "tokens" (sampled), "stages"}; dragoman's
-side adds "teacher_flops".
+side adds, for the stages "teacher" and "update", "flops" and "head_share" (of all tokens, those that pass the
+head).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 from memory import forget_peak, resident
 
 Settings = dict[str, Any]
+UPDATE = ("forward", "loss", "backward")
+"""Stages of an update that are products."""
 
 
 class Pipe:
@@ -43,9 +46,10 @@ def run_dragoman(settings: Settings, pipe: Pipe) -> None:
     from dragoman.api import as_prompts
     from dragoman.config import load_config
     from dragoman.methods import method_defaults
-    from dragoman.models.flops import scoring_flops
+    from dragoman.models.flops import student_lengths, teacher_lengths
     from dragoman.pipeline import Stopwatch
     from dragoman.rollout import Request
+    from dragoman.train.profile import stage_flops
     from dragoman.train.setup import build_session
 
     keys = {
@@ -80,12 +84,22 @@ def run_dragoman(settings: Settings, pipe: Pipe) -> None:
             session.updater.update(records, step)
         seconds = time.perf_counter() - began
         tokens = sum(len(record.rollout.completion) for record in records)
+        scored = sum(len(record.view.completion) for record in records if record.view is not None)
+        supervised = [record.supervision for record in records if record.supervision is not None]
+        trained = sum(int((one.weight > 0).sum()) for one in supervised)
         pipe.answer(
             seconds=seconds,
             peak_bytes=resident("VmHWM"),
             tokens=tokens,
             stages=dict(watch.seconds),
-            teacher_flops=scoring_flops(session.teacher.model, records),
+            flops={
+                "teacher": stage_flops(session, "teacher", records),
+                "update": sum(stage_flops(session, name, records) or 0 for name in UPDATE),
+            },
+            head_share={
+                "teacher": scored / int(teacher_lengths(records).sum()),
+                "update": trained / int(student_lengths(records).sum()),
+            },
         )
 
 

@@ -189,7 +189,7 @@ def _stage(
     tokens: float,
 ) -> StageProfile:
     seconds = median(watch.by_stage().get(name, 0.0) for watch in watches)
-    flops = [_flops(session, name, records) for records in batches]
+    flops = [stage_flops(session, name, records) for records in batches]
     known = [one for one in flops if one is not None]
     read = [_bytes(session, name, watch) for watch in watches]
     moved = [one for one in read if one is not None]
@@ -217,7 +217,7 @@ def _bound(name: str, matmul_share: float | None, copy_share: float | None) -> s
     return "neither peak: small operations, padding, other kernels"
 
 
-def _flops(session: Session, name: str, records: Sequence[Record]) -> int | None:
+def stage_flops(session: Session, name: str, records: Sequence[Record]) -> int | None:
     """Operations of a stage without padding; None where it has no model in it."""
     student, teacher = model_size(session.model), model_size(session.teacher.model)
     writer = teacher if session.method.writer is Writer.TEACHER else student
