@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.work.mkdir(parents=True, exist_ok=True)
     teacher = args.teacher or random_teacher(args.work / "teacher")
-    openmp = waiting(os.environ)
+    openmp = waiting({**os.environ, "OMP_NUM_THREADS": str(args.threads)})
     workers = start(args, teacher, openmp)
     steps: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
     names = list(workers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ TEXT = "naïve 🙂, said the interpreter"
 
 
 Call = Callable[..., Any]
+SPINNING = {"GOMP_SPINCOUNT": str(SPINS), "KMP_BLOCKTIME": "0"}
 
 
 def test_the_installed_command_runs() -> None:
@@ -37,24 +39,32 @@ def test_settings_of_the_process() -> None:
     """Are there before torch is imported."""
     code = (
         "import os, sys; from dragoman.cli import main; sys.argv[:] = ['dragoman', '--version']\n"
-        "try: main()\nfinally: print(os.environ['OMP_WAIT_POLICY'])"
+        "try: main()\nfinally: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
     )
-    plain = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    own = plain | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=own)
-    assert done.stdout.splitlines()[-1] == "PASSIVE"
+    waiting = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    plain = {name: value for name, value in os.environ.items() if name not in waiting}
+    for own, expected in (
+        ({"OMP_NUM_THREADS": "1"}, "PASSIVE"),
+        ({"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=plain | own
+        )
+        assert done.stdout.splitlines()[-1] == f"{expected} False"
 
 
 @pytest.mark.parametrize(
     ("environ", "platform", "busy", "expected"),
     [
-        ({}, "linux", 0.1, {"GOMP_SPINCOUNT": str(SPINS)}),
-        ({"OMP_NUM_THREADS": "8"}, "linux", 0.1, {"GOMP_SPINCOUNT": str(SPINS)}),
+        ({}, "linux", 0.1, SPINNING),
+        ({"OMP_NUM_THREADS": "8"}, "linux", 0.1, SPINNING),
+        ({}, "linux", math.inf, {"OMP_WAIT_POLICY": "PASSIVE"}),
         ({}, "linux", 0.9, {"OMP_WAIT_POLICY": "PASSIVE"}),
         ({}, "darwin", 0.1, {"OMP_WAIT_POLICY": "PASSIVE"}),
         ({"OMP_NUM_THREADS": "1"}, "linux", 0.1, {"OMP_WAIT_POLICY": "PASSIVE"}),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "linux", 0.9, {}),
         ({"GOMP_SPINCOUNT": "7"}, "linux", 0.9, {}),
+        ({"KMP_BLOCKTIME": "7"}, "linux", 0.1, {}),
     ],
 )
 def test_how_threads_wait(
@@ -75,9 +85,19 @@ def test_a_busy_core_is_seen() -> None:
     with subprocess.Popen(burner, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        found = max(process.busy_cores() for _ in range(5))
-        other.kill()
+        try:
+            found = max(process.busy_cores() for _ in range(5))
+        finally:
+            other.kill()
     assert found > process.IDLE_CORES
+
+
+def test_a_system_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError("/proc/stat")
+
+    monkeypatch.setattr(process.psutil, "cpu_percent", refuse)
+    assert process.busy_cores() == math.inf
 
 
 def test_help_names_every_verb(call: Call) -> None:

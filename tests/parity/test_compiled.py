@@ -11,7 +11,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from test_decoder import MODELS, STOPS, assert_same, by_decoder, jobs, llama, token_bytes
+from test_decoder import MODELS, STOPS, assert_same, by_decoder, jobs, llama, token_bytes, with_one_beginning
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
@@ -44,7 +44,7 @@ def sampling(batch_size: int, compile: bool) -> Sampling:
 @needs_compiler
 @pytest.mark.parametrize("name", MODELS)
 def test_as_layers_that_are_not_compiled(name: str) -> None:
-    model, wanted = made(name), jobs(2)
+    model, wanted = made(name), [*jobs(2), *with_one_beginning()]
     for batch_size in (1, 3, 16):
         found = by_decoder(model, sampling(batch_size, True), wanted)
         assert_same(found, by_decoder(model, sampling(batch_size, False), wanted))

@@ -160,27 +160,29 @@ def test_a_prompt_is_read_once() -> None:
     assert all(size[1] == 1 and size[0] <= 5 for size in read[2:])
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_what_prompts_begin_with_is_read_once(name: str) -> None:
-    torch.manual_seed(0)
-    model = MODELS[name]().eval()
+def with_one_beginning() -> list[Job]:
+    """Four prompts that have 90 tokens in common, the first 40 of these, and one that has nothing of them."""
     rng = np.random.default_rng(1)
     begin = rng.integers(4, NUM_IDS, 90)
     ends = [rng.integers(4, NUM_IDS, size) for size in (5, 2, 9, 1)]
-    # Two others: the beginning alone, and a text that has nothing in common with it
     contexts = [*(np.concatenate([begin, end]) for end in ends), begin[:40], rng.integers(4, NUM_IDS, 3)]
-    wanted = [Job(context, 6, seed) for seed, context in enumerate(contexts)]
-    sampling = Sampling(max_new_tokens=6, batch_size=6)
-    assert_same(by_decoder(model, sampling, wanted), by_generate(model, sampling, wanted))
-    if reads_on(model):
-        read = read_by(model)
-        by_decoder(model, sampling, wanted)
+    return [Job(context, 6, seed) for seed, context in enumerate(contexts)]
+
+
+@pytest.mark.parametrize("batch_size", [3, 6])
+def test_what_prompts_begin_with_is_read_once(model: PreTrainedModel, batch_size: int) -> None:
+    wanted, sampling = with_one_beginning(), Sampling(max_new_tokens=6, batch_size=batch_size)
+    assert reads_on(model)
+    read = read_by(model)
+    found = by_decoder(model, sampling, wanted)
+    if batch_size == 6:
         assert read[:3] == [(1, 90), (3, 8), (1, 2)], "one context is the beginning itself"
+    else:
+        assert read[0] == (1, 90)
+    assert_same(found, by_generate(model, sampling, wanted))
 
 
-def test_prompts_of_one_token() -> None:
-    torch.manual_seed(0)
-    model = llama().eval()
+def test_prompts_of_one_token(model: PreTrainedModel) -> None:
     wanted = [Job(np.array([4 + seed]), 6, seed) for seed in range(3)]
     for jobs_in_turn in (wanted, [*wanted, Job(np.arange(4, 12), 6, 9)]):
         for batch_size in (1, 4):
@@ -212,8 +214,8 @@ def test_nothing_to_write() -> None:
 
 
 def test_which_models_are_decoded(tmp_path: Path) -> None:
-    assert all(can_decode(make()) for make in MODELS.values())
+    assert all(can_decode(make(), 100) for make in MODELS.values())
     recurrent = MambaForCausalLM(
         MambaConfig(vocab_size=NUM_IDS, hidden_size=16, num_hidden_layers=1, state_size=4)
     )
-    assert not can_decode(recurrent)
+    assert not can_decode(recurrent, 100)

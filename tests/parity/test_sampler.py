@@ -196,7 +196,7 @@ def test_ids_are_those_the_clocks_chose(
 ) -> None:
     # What `generate` put out, beside what the rollouts hold
     put_out: list[torch.Tensor] = []
-    monkeypatch.setattr("dragoman.rollout.sampler.can_decode", lambda model: False)
+    monkeypatch.setattr("dragoman.rollout.sampler.can_decode", lambda model, longest: False)
     generate = model.generate
 
     def recording(**kwargs: object) -> torch.Tensor:
@@ -332,7 +332,7 @@ def test_all_is_restored_when_sampling_fails(
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(model, "forward" if decodes else "generate", failing)
-    monkeypatch.setattr("dragoman.rollout.sampler.can_decode", lambda model: decodes)
+    monkeypatch.setattr("dragoman.rollout.sampler.can_decode", lambda model, longest: decodes)
     model.train()
     generation = model.generation_config
     with pytest.raises(RuntimeError, match="out of memory"):

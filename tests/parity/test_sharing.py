@@ -28,7 +28,9 @@ from dragoman.models import Span, TokenScorer, score_spans
 from dragoman.models import sharing as sharing_module
 from dragoman.models import spans as spans_module
 from dragoman.models.prefixes import PAIRS, Reading, readings
-from dragoman.models.sharing import reads_on
+from dragoman.models.rope import rope_border
+from dragoman.models.sharing import reads_on, shared_readings
+from dragoman.rollout.decoder import can_decode
 
 SMALL: dict[str, Any] = {
     "vocab_size": 60,
@@ -58,6 +60,10 @@ def make(kind: str) -> PreTrainedModel:
             model = Gemma3ForCausalLM(Gemma3TextConfig(**SMALL, sliding_window=3, layer_types=layers))
         case "gpt2":
             model = GPT2LMHeadModel(GPT2Config(vocab_size=60, n_embd=16, n_layer=2, n_head=2))
+        case "longrope":
+            factors = {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+            rope = {"rope_type": "longrope", "original_max_position_embeddings": 22, **factors}
+            model = LlamaForCausalLM(LlamaConfig(**SMALL, rope_parameters={"rope_theta": 1e4, **rope}))
         case _:
             model = MambaForCausalLM(MambaConfig(vocab_size=60, hidden_size=16, num_hidden_layers=2))
     return model.eval()
@@ -114,7 +120,7 @@ class Read:
         self.tokens.append(given[0].numel())
 
 
-@pytest.mark.parametrize("kind", [*SHARING, "mamba"])
+@pytest.mark.parametrize("kind", [*SHARING, "mamba", "longrope"])
 @pytest.mark.parametrize("batch_tokens", [1, 40, 4096])
 @pytest.mark.usefixtures("eager_sharing")
 def test_scores_are_those_of_whole_sequences(kind: str, batch_tokens: int) -> None:
@@ -128,6 +134,19 @@ def test_scores_are_those_of_whole_sequences(kind: str, batch_tokens: int) -> No
         np.testing.assert_allclose(scores.logp, logp, atol=1e-5)
         np.testing.assert_allclose(scores.stop_logp, stop, atol=1e-5)
         np.testing.assert_allclose(double.logp, logp, atol=1e-5 if kind == "mamba" else 1e-12)
+
+
+def test_lengths_that_turn_keys_otherwise() -> None:
+    """Sequences on either side of such a length are not read in one batch, and short ones share as ever."""
+    model = make("longrope")
+    assert (rope_border(model), rope_border(make("llama"))) == (22, None)
+    assert can_decode(model, 22) and not can_decode(model, 23)
+    spans = conversation()
+    owner, plan = shared_readings(model, [one.ids for one in spans])
+    assert owner == list(range(len(spans)))
+    assert [{len(spans[i].ids) > 22 for i in reading.members} for reading in plan] == [{False}, {True}]
+    dynamic = LlamaConfig(**SMALL, rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0})
+    assert rope_border(LlamaForCausalLM(dynamic)) == dynamic.max_position_embeddings
 
 
 @pytest.mark.parametrize("kind", SHARING)
@@ -162,6 +181,18 @@ class Blind(LlamaForCausalLM):  # type: ignore[misc]
 def test_a_cache_that_is_not_read_is_noticed() -> None:
     torch.manual_seed(0)
     assert not reads_on(Blind(LlamaConfig(**SMALL)).eval())
+
+
+def test_a_trial_without_memory_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*args: object) -> None:
+        raise torch.OutOfMemoryError
+
+    model = make("llama")
+    with monkeypatch.context() as patched:
+        patched.setattr(sharing_module, "repeated", exhausted)
+        with pytest.raises(torch.OutOfMemoryError):
+            reads_on(model)
+    assert reads_on(model)
 
 
 def test_low_precision_and_adapters_are_no_obstacle() -> None:

@@ -155,7 +155,7 @@ def test_generation_ends_with_the_last_text(
     model: PreTrainedModel, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     widths: list[int] = []
-    monkeypatch.setattr("dragoman.rollout.sampler.can_decode", lambda model: False)
+    monkeypatch.setattr("dragoman.rollout.sampler.can_decode", lambda model, longest: False)
     generate = model.generate
 
     def recording(**kwargs: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -28,14 +29,19 @@ def waiting(environ: Mapping[str, str]) -> dict[str, str]:
     idle machine; beside others' work they sleep at once, as those that wait awake would keep each other from
     running.
     """
-    if "OMP_WAIT_POLICY" in environ or "GOMP_SPINCOUNT" in environ:
+    if not environ.keys().isdisjoint(("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")):
         return {}
     has_several = environ.get("OMP_NUM_THREADS") != "1"
     if has_several and sys.platform == "linux" and busy_cores() <= IDLE_CORES:
-        return {"GOMP_SPINCOUNT": str(SPINS)}
+        # The second is that of another OpenMP than torch's wheels have, which would stay awake for 200 ms
+        return {"GOMP_SPINCOUNT": str(SPINS), "KMP_BLOCKTIME": "0"}
     return {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def busy_cores() -> float:
-    """Cores in use by whatever runs on the machine while this process sleeps for a moment."""
-    return sum(psutil.cpu_percent(_LOOK, percpu=True)) / 100
+    """Cores in use by whatever runs on the machine while this process sleeps for a moment; infinite where the
+    system does not tell."""
+    try:
+        return sum(psutil.cpu_percent(_LOOK, percpu=True)) / 100
+    except (OSError, psutil.Error):
+        return math.inf

@@ -32,11 +32,13 @@ class ShapedHead(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         logits: Tensor = self.linear(inputs)
-        if self.shape.scale != 1.0:
-            logits = logits * self.shape.scale
-        if self.shape.cap is not None:
-            logits = torch.tanh(logits / self.shape.cap) * self.shape.cap
-        return logits
+        scale, cap = self.shape.scale, self.shape.cap
+        if not torch.is_grad_enabled():
+            logits.mul_(scale)
+            return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+        if scale != 1.0:
+            logits = logits * scale
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
 
 def head_shape(base: PreTrainedModel) -> HeadShape | None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from dragoman.models.loading import causal_lm
 from dragoman.models.modes import evaluating
 from dragoman.models.prefixes import Reading, readings
+from dragoman.models.rope import rope_border
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -37,7 +38,13 @@ _KNOWN: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 def shared_readings(
     model: PreTrainedModel, sequences: Sequence[Int64[np.ndarray, " _"]]
 ) -> tuple[list[int], list[Reading]]:
-    """`readings` that pay on the model's device; whole sequences where it cannot go on behind others."""
+    """`readings` that pay on the model's device; whole sequences where it cannot go on behind others. None
+    has sequences on either side of a `rope_border`."""
+    border = rope_border(model)
+    is_long = [border is not None and len(ids) > border for ids in sequences]
+    if any(is_long):
+        sides = [[i for i, long in enumerate(is_long) if long is side] for side in (False, True)]
+        return list(range(len(sequences))), [Reading(members=tuple(s), shared=0) for s in sides if s]
     device = next(model.parameters()).device.type
     owner, plan = readings(sequences, GROUP_COST.get(device, ACCELERATOR_GROUP_COST))
     if any(reading.shared for reading in plan) and not reads_on(model):
@@ -81,6 +88,8 @@ def _tried(model: PreTrainedModel) -> bool:
             cache = new_cache(model)
             _logits(base, ids[None, :prefix], cache)
             first, second = (_logits(base, ends, repeated(cache, 2)) for _ in range(2))
+        except torch.OutOfMemoryError:
+            raise
         except (
             AttributeError,
             IndexError,

@@ -24,6 +24,7 @@ from dragoman.models import evaluating
 from dragoman.models.loading import causal_lm
 from dragoman.models.memory import give_back_freed
 from dragoman.models.onednn import fast_linears
+from dragoman.models.rope import rope_border
 from dragoman.models.sharing import repeated, shared_readings
 from dragoman.padding import right_padded
 from dragoman.rollout.chooser import Chosen, Draws, Sampling, StringStops, choose, make_warpers
@@ -207,12 +208,14 @@ class _Batch:
         """Add the keys of tokens behind the `length` that a cache holds."""
         ids = torch.from_numpy(ids_BL).to(self._base.device)
         columns = torch.arange(length + ids.shape[1], device=ids.device).expand(len(ids), -1)
-        self._base.base_model(
+        backbone = self._base.base_model
+        backbone(
             input_ids=ids,
             attention_mask=torch.ones_like(columns),
             position_ids=columns[:, length:],
             past_key_values=cache,
             use_cache=True,
+            **({"logits_to_keep": 1} if backbone is self._base else {}),
         )
 
     def step(self) -> Float[Tensor, "B V"]:
@@ -257,9 +260,13 @@ class _Batch:
         self.cache.reserve(like, self.cache.length - used, length, self._capacity)
 
 
-def can_decode(model: PreTrainedModel) -> bool:
+def can_decode(model: PreTrainedModel, longest: int) -> bool:
     """Whether a model takes what `Decoder` gives it: positions of a token each, and keys and values by
-    column. What remains (recurrent states, say) is for `generate`."""
+    column, which are the same for any length up to that of the longest sequence. What remains (recurrent
+    states, say) is for `generate`."""
+    border = rope_border(model)
+    if border is not None and longest > border:
+        return False
     base = causal_lm(model)
     parameters = inspect.signature(type(base).forward).parameters
     if not {"position_ids", "past_key_values", "logits_to_keep"} <= parameters.keys():

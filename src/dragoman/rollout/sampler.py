@@ -110,7 +110,8 @@ class Sampler:
     def _write(self, jobs: Sequence[Job]) -> list[Draws]:
         """All responses; by `generate` for a model whose cache is not keys and values."""
         stops = sorted(self.renderer.tokenization.stop_ids)
-        if can_decode(self.model):
+        longest = max((len(job.context) + job.limit for job in jobs), default=0)
+        if can_decode(self.model, longest):
             return Decoder(self.model, stops, self.sampling, self._token_bytes).run(jobs)
         return generate(self.model, stops, self.sampling, self._token_bytes, jobs)
 

@@ -145,12 +145,14 @@ def projected(response: Response, index: int, columns: Projection, topk: int | N
 
     Where every id means the same on both sides these are the rows of any method, and labelled so.
     """
+    if not starts_chunk(response, index):
+        return None
     place = int(response.teacher_of[index])
     row = response.teacher[place]
     full = row.named is None
     places = columns.used if full else np.flatnonzero(columns.sizes[row.ids] > 0)
     used, own = places if full else row.ids[places], row.known[places]
-    if not starts_chunk(response, index) or not own.any():
+    if not own.any():
         return None
     stops = sorted(response.tables.teacher.stop_ids)
     token = int(response.tokens.ids[place])

@@ -153,8 +153,7 @@ def profile(session: Session, *, steps: int = 3) -> Profile:
 def _hooks(session: Session, watch: _Watch) -> Iterator[None]:
     """Count the passes of the writer, and time the student's backbone within the update."""
     writer = session.teacher.model if session.method.writer is Writer.TEACHER else session.model
-    base = causal_lm(session.model)
-    backbone = getattr(base, base.base_model_prefix, base)
+    backbone = causal_lm(session.model).base_model
     running = ExitStack()
 
     def count(module: nn.Module, arguments: Any) -> None:
@@ -168,7 +167,7 @@ def _hooks(session: Session, watch: _Watch) -> Iterator[None]:
         running.close()
 
     handles = [
-        causal_lm(writer).register_forward_pre_hook(count),
+        causal_lm(writer).base_model.register_forward_pre_hook(count),
         backbone.register_forward_pre_hook(begin),
         backbone.register_forward_hook(end),
     ]
