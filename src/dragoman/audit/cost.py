@@ -22,6 +22,7 @@ from dragoman.config import Config
 from dragoman.methods import Signal, Writer, get_method
 from dragoman.models import TokenScorer, TokenScores, model_size
 from dragoman.models.flops import pass_flops, student_lengths, teacher_lengths
+from dragoman.models.heads import is_fusible
 from dragoman.models.loading import ModelSize, causal_lm
 from dragoman.observe import Record
 from dragoman.padding import right_padded
@@ -38,6 +39,8 @@ _ONE_BUFFER = (Signal.CREDIT, Signal.ANSWERS, Signal.UNITS)
 """What is learned from single logits and the normaliser. The logits of a slice, in float32, are written over
 by their exponentials, and these by their gradient; what else is learned from takes a second buffer, at most,
 for copies of positions."""
+_CHECKPOINTED = 4
+"""Buffers of a slice where the student's head is more than a matrix: its logits are made again for a gradient."""
 _BATCH_COPIES = {"student": 5, "teacher": 3}
 """Logits of a whole batch where a model does more to them than a linear head: as they are, two of what is
 done to them, those picked out, and a gradient; without one, an intermediate is gone when the next is made."""
@@ -184,7 +187,8 @@ def _logits(model: PreTrainedModel, side: str, tokens: int, slice_: int | None, 
     scorer = TokenScorer(model, (), logit_slice=slice_)
     values = 4 * scorer.logit_slice * num_ids
     if scorer.head_shape is not None:
-        return copies * values
+        is_checkpointed = side == "student" and not is_fusible(scorer.head)
+        return (_CHECKPOINTED if is_checkpointed else copies) * values
     # Those of a slice are copied out of the batch's, then centred.
     return _BATCH_COPIES[side] * element * tokens * num_ids + 2 * values
 
