@@ -32,6 +32,7 @@ import gc
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -53,7 +54,7 @@ GROWTH = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print a line for each form, write everything with --json."""
+    """Measure, print a line for each form, write with --json what there is after each."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--shape", nargs="+", default=["151936x1024", "262144x640"], metavar="VxD")
     parser.add_argument("--positions", type=int, nargs="+", default=[2048])
@@ -75,15 +76,22 @@ def main(argv: list[str] | None = None) -> int:
         if args.plot:
             plot_growth(args.plot, peaks_by_size(result["growth"]), "peak memory, MB")
     else:
-        result |= {"repeats": args.repeats, "rows": compare(args)}
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        result |= {"repeats": args.repeats, "rows": []}
+        for row in compare(args):
+            show(row)
+            result["rows"].append(row)
+            save(args.json, result)
+    save(args.json, result)
     return 0
 
 
-def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """All heads and losses of all shapes, each shown when it is there."""
-    rows = []
+def save(file: Path | None, result: dict[str, Any]) -> None:
+    if file is not None:
+        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def compare(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """All heads and losses of all shapes."""
     for shape in args.shape:
         num_ids, width = map(int, shape.split("x"))
         for positions in args.positions:
@@ -93,9 +101,7 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
                 problem.head.weight.requires_grad_(head != "frozen")
                 for loss in args.losses:
                     turns = 1 if head == "added" else args.repeats
-                    rows.append(measure(problem, loss, args.forms, turns, head))
-                    show(rows[-1])
-    return rows
+                    yield measure(problem, loss, args.forms, turns, head)
 
 
 def warm_up(problem: Problem, name: str, forms: list[str]) -> None:

@@ -49,12 +49,14 @@ from dragoman.rollout.decoder import Decoder, Job
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+LIMITS = (2, 34)
+"""New tokens of the two runs whose difference is the growth's."""
 STOP = 0
 """The only stop id, whose logit is always -inf."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print one line for each job, write everything with --json."""
+    """Measure, print one line for each job, write with --json what there is after each."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--model", default="assets:smollm2-135m-instruct")
     parser.add_argument("--rows", type=int, nargs="*", default=[1, 8, 16])
@@ -71,25 +73,28 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     model = load(args.model)
-    jobs = [
-        measure(model, name, make(rows, args), rows, args.repeats)
-        for rows in args.rows
-        for name, make in JOBS.items()
-    ]
-    growth = grow(model, args)
-    if args.json:
-        result = {
-            "environment": describe_environment(),
-            "model": args.model,
-            "threads": args.threads,
-            "repeats": args.repeats,
-            "jobs": jobs,
-            "growth": growth,
-        }
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result: dict[str, Any] = {
+        "environment": describe_environment(),
+        "model": args.model,
+        "threads": args.threads,
+        "repeats": args.repeats,
+        "jobs": [],
+        "growth": {},
+    }
+    for rows in args.rows:
+        for name, make in JOBS.items():
+            result["jobs"].append(measure(model, name, make(rows, args), rows, args.repeats))
+            save(args.json, result)
+    result["growth"] = grow(model, args)
+    save(args.json, result)
     if args.plot:
-        plot_growth(args.plot, growth, "milliseconds a token")
+        plot_growth(args.plot, result["growth"], "milliseconds a token")
     return 0
+
+
+def save(file: Path | None, result: dict[str, Any]) -> None:
+    if file is not None:
+        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def load(name: str) -> PreTrainedModel:
@@ -245,10 +250,8 @@ def grow(model: PreTrainedModel, args: argparse.Namespace) -> dict[str, dict[str
 def by_way(
     problem: Callable[[int], tuple[PreTrainedModel, int]], sizes: Sequence[int], repeats: int
 ) -> dict[str, dict[int, float]]:
-    """Time of a token behind a context that has been read: the difference of two limits.
-
-    A first turn is not counted.
-    """
+    """Time of a token behind a context that has been read: the difference of two limits, far enough apart to
+    stand out from how much reading takes. A first turn is not counted."""
     found: dict[str, dict[int, float]] = {"dragoman": {}, "generate": {}}
     for size in sizes:
         model, length = problem(size)
@@ -256,9 +259,9 @@ def by_way(
         seconds: dict[str, list[float]] = {way: [] for way in found}
         for turn in range(repeats + 1):
             for way in found:
-                took = [timed(WAYS[way], model, prompt, limit) for limit in (2, 10)]
+                took = [timed(WAYS[way], model, prompt, limit) for limit in LIMITS]
                 if turn:
-                    seconds[way].append((took[1] - took[0]) / 8)
+                    seconds[way].append((took[1] - took[0]) / (LIMITS[1] - LIMITS[0]))
         for way, times in seconds.items():
             found[way][size] = 1e3 * median(times)
         print(

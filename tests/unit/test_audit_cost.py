@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import shaped
 import tiny
 from dragoman.audit import cost
 from dragoman.audit.cost import Update, estimate_cost, time_update
@@ -132,6 +133,16 @@ def test_logits_of_a_teacher_without_a_plain_head(models: Models, monkeypatch: p
     # 2 x 19 tokens, three times as nothing is kept for a gradient, and two copies of 38 positions' slice
     found = estimated(models, "teacher.logit_slice=512", "train.logit_slice=1")
     assert found.memory_bytes["logits"] == 3 * 4 * 38 * size + 2 * 4 * 512 * size
+
+
+def test_logits_of_a_scaled_head(models: Models) -> None:
+    scaled = shaped.make("granite", 60)
+    settings = ("train.logit_slice=512", "teacher.logit_slice=512")
+    # made again for a gradient, a slice at a time; without one they are scaled in place
+    found = estimated((scaled, models[1]), *settings, "teacher.logit_slice=1")
+    assert found.memory_bytes["logits"] == 3 * 4 * 512 * 60
+    found = estimated((models[0], scaled), *settings, "train.logit_slice=1")
+    assert found.memory_bytes["logits"] == 4 * 512 * 60
 
 
 def test_time_is_taken_when_the_device_is_done(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,9 @@ _ONE_BUFFER = (Signal.CREDIT, Signal.ANSWERS, Signal.UNITS)
 """What is learned from single logits and the normaliser. The logits of a slice, in float32, are written over
 by their exponentials, and these by their gradient; what else is learned from takes a second buffer, at most,
 for copies of positions."""
-_CHECKPOINTED = 4
-"""Buffers of a slice where the student's head is more than a matrix: its logits are made again for a gradient."""
+_CHECKPOINTED = 3
+"""Buffers of a slice where the student's head is more than a matrix, so that its logits are made again for a
+gradient: measured with a cap, 2 with a factor alone."""
 _BATCH_COPIES = {"student": 5, "teacher": 3}
 """Logits of a whole batch where a model does more to them than a linear head: as they are, two of what is
 done to them, those picked out, and a gradient; without one, an intermediate is gone when the next is made."""
