@@ -24,14 +24,13 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "head_dim": 8,
-    "tie_word_embeddings": False,
 }
 
 
 def make(kind: str, num_ids: int, factor: float = 50.0) -> PreTrainedModel:
     """A model of a kind (any unknown one is a Llama), its head multiplied by a factor."""
     torch.manual_seed(0)
-    sizes = {**SIZES, "vocab_size": num_ids}
+    sizes = {**SIZES, "vocab_size": num_ids, "tie_word_embeddings": False}
     model: PreTrainedModel
     match kind:
         case "cohere":

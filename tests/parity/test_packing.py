@@ -24,19 +24,12 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+import shaped
 from dragoman.models import TokenScorer, TokenScores
 from dragoman.models.packing import packing_of
 from dragoman.padding import Packing, in_rows, packed_batches
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 60,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-}
+SMALL: dict[str, Any] = {**shaped.SIZES, "vocab_size": 60}
 
 
 def make(kind: str) -> PreTrainedModel:

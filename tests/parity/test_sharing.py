@@ -24,6 +24,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+import shaped
 from dragoman.models import Span, TokenScorer, score_spans
 from dragoman.models import sharing as sharing_module
 from dragoman.models import spans as spans_module
@@ -32,15 +33,7 @@ from dragoman.models.rope import rope_border
 from dragoman.models.sharing import reads_on, shared_readings
 from dragoman.rollout.decoder import can_decode
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 60,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-}
+SMALL: dict[str, Any] = {**shaped.SIZES, "vocab_size": 60}
 STOPS = (1, 2)
 SHARING = ("llama", "eager", "qwen", "gemma", "gpt2")
 

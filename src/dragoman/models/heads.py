@@ -33,11 +33,11 @@ class ShapedHead(nn.Module):
     def forward(self, inputs: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
         logits: Tensor = self.linear(inputs)
         scale, cap = self.shape.scale, self.shape.cap
-        if not torch.is_grad_enabled():
-            logits.mul_(scale)
-            return logits if cap is None else logits.div_(cap).tanh_().mul_(cap)
+        in_place = not torch.is_grad_enabled()
         if scale != 1.0:
-            logits = logits * scale
+            logits = logits.mul_(scale) if in_place else logits * scale
+        if in_place and cap is not None:
+            return logits.div_(cap).tanh_().mul_(cap)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
 

@@ -94,7 +94,6 @@ def _tried(model: PreTrainedModel) -> bool:
             AttributeError,
             IndexError,
             KeyError,
-            NotImplementedError,
             RuntimeError,
             TypeError,
             ValueError,
