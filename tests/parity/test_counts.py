@@ -85,7 +85,7 @@ ROWS = Candidates(torch.arange(POSITIONS), torch.arange(10, 10 + POSITIONS))
 
 
 @pytest.mark.parametrize(
-    ("candidates", "operations", "buffers"), [(None, 77, 1), (ROWS, 160, 2)], ids=["credit", "rows"]
+    ("candidates", "operations", "buffers"), [(None, 83, 1), (ROWS, 166, 2)], ids=["credit", "rows"]
 )
 def test_a_slice_of_the_loss(candidates: Candidates | None, operations: int, buffers: int) -> None:
     one, four = (counted(lambda n=n: loss(candidates, n)) for n in (1, 4))

@@ -70,7 +70,7 @@ class Blocks:
             logits_PV = centred(logits_PV)
             for part in parts(logits_PV):
                 # `log_softmax` adds one by one, which is off by 1e-5 at vocabularies of today.
-                logits_PV[part] -= logits_PV[part].exp().sum(-1, keepdim=True).log_()
+                logits_PV[part].sub_(logits_PV[part].exp().sum(-1, keepdim=True).log_())
             block: np.ndarray = logits_PV.float().cpu().numpy()
         block.setflags(write=False)
         return block

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from dragoman.models.heads import product_dtype, takes_gradient
 from dragoman.models.masses import centred, pull_back, read
-from dragoman.models.onednn import fastest_linear, linear
+from dragoman.models.onednn import add_product, fastest_linear, linear
 from dragoman.models.slices import Asked, TokenScores, prepare, scores
 
 SliceLoss = Callable[[TokenScores, slice], Tensor]
@@ -160,7 +160,7 @@ def _add_product(total_VD: Tensor, logits_grad_PV: Tensor, inputs_PD: Tensor, *,
     """Add `logits_grad.T @ inputs`, or begin with it; in the precision of the sum, where that is the
     product's."""
     if total_VD.dtype == logits_grad_PV.dtype:
-        total_VD.addmm_(logits_grad_PV.T, inputs_PD, beta=0 if first else 1)
+        add_product(total_VD, logits_grad_PV, inputs_PD, first=first)
     elif first:
         total_VD.copy_(logits_grad_PV.T @ inputs_PD)
     else:

@@ -22,6 +22,17 @@ class HeadShape(NamedTuple):
     cap: float | None = None
 
 
+def shaped(logits: Tensor, shape: HeadShape) -> Tensor:
+    """What a model makes of the logits of its linear head; in their place where nothing wants a gradient."""
+    scale, cap = shape
+    in_place = not torch.is_grad_enabled()
+    if scale != 1.0:
+        logits = logits.mul_(scale) if in_place else logits * scale
+    if in_place and cap is not None:
+        return logits.div_(cap).tanh_().mul_(cap)
+    return logits if cap is None else torch.tanh(logits / cap) * cap
+
+
 class ShapedHead(nn.Module):
     """A linear head and what is done to its logits."""
 
@@ -31,14 +42,7 @@ class ShapedHead(nn.Module):
         self.shape = shape
 
     def forward(self, inputs: Float[Tensor, "... D"]) -> Float[Tensor, "... V"]:
-        logits: Tensor = self.linear(inputs)
-        scale, cap = self.shape.scale, self.shape.cap
-        in_place = not torch.is_grad_enabled()
-        if scale != 1.0:
-            logits = logits.mul_(scale) if in_place else logits * scale
-        if in_place and cap is not None:
-            return logits.div_(cap).tanh_().mul_(cap)
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        return shaped(self.linear(inputs), self.shape)
 
 
 def head_shape(base: PreTrainedModel) -> HeadShape | None:
@@ -77,14 +81,17 @@ def _are_close(found: Tensor, expected: Tensor) -> bool:
 
 
 def is_fusible(head: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a head is a matrix in one piece and nothing else (no adapter, no hook, not sharded), and its
-    gradient does not depend on the scale of the loss: float16 would lose it before it is scaled."""
+    """Whether a head is a matrix in one piece and nothing else, with its own `forward`, and its gradient does
+    not depend on the scale of the loss: float16 would lose it before it is scaled."""
+    is_plain = is_matrix(head) and "forward" not in vars(head)
+    return is_plain and product_dtype(head.weight) != torch.float16
+
+
+def is_matrix(head: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a head is a linear layer and a plain weight (no adapter, no hook, not sharded or quantised),
+    whatever its `forward` is."""
     hooks = (head._forward_hooks, head._forward_pre_hooks, head._backward_hooks, head._backward_pre_hooks)
-    if any(hooks) or "forward" in vars(head):
-        return False
-    if type(head) is not nn.Linear or type(head.weight) is not nn.Parameter:
-        return False
-    return product_dtype(head.weight) != torch.float16
+    return not any(hooks) and type(head) is nn.Linear and type(head.weight) is nn.Parameter
 
 
 def product_dtype(inputs: Tensor) -> torch.dtype:

@@ -105,7 +105,7 @@ def read(logits_PV: Float[Tensor, "P V"], wanted: Wanted) -> tuple[Masses, Expon
     """The masses, without gradients, and what the logits have become in their place."""
     places, held, asks_entropy = wanted
     picked_K = logits_PV[places.row, places.column]
-    expected_P = _expected(logits_PV) if asks_entropy else None
+    expected_P = weighted_sum(logits_PV) if asks_entropy else None
     if held is None:
         sum_P, rest_P = logits_PV.exp_().sum(-1), None
         behind = Exponentials(logits_PV)
@@ -149,7 +149,7 @@ def pull_back(behind: Exponentials, wanted: Wanted, found: Masses, grads: Masses
         offset_P, slope_P = shift_P + found.entropy, -grads.entropy * share_P
         for part in parts(values_PV):
             log_p = _finite(values_PV[part].log()).add_(offset_P[part, None])
-            values_PV[part] *= log_p.mul_(slope_P[part, None]).add_(factor_P[part, None])
+            values_PV[part].mul_(log_p.mul_(slope_P[part, None]).add_(factor_P[part, None]))
     if held is not None and whole_F is not None:
         row = held.row
         logp_F, slope_F = whole_F - found.total[row], grads.total[row]
@@ -160,8 +160,8 @@ def pull_back(behind: Exponentials, wanted: Wanted, found: Masses, grads: Masses
     return values_PV.index_put_((places.row, places.column), grads.picked, accumulate=True)
 
 
-def _expected(logits_PV: Float[Tensor, "P V"]) -> Float[Tensor, " P"]:
-    """`sum of exp(l) l`; impossible tokens count as 0."""
+def weighted_sum(logits_PV: Float[Tensor, "P V"]) -> Float[Tensor, " P"]:
+    """`sum of exp(l) l` of centred logits; impossible tokens count as 0."""
     pieces = [logits_PV[part] for part in parts(logits_PV)]
     return torch.cat([_finite(piece).mul_(piece.exp()).sum(-1) for piece in pieces])
 

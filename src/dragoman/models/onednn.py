@@ -13,6 +13,7 @@ from functools import cache, partial
 from typing import Any, TypeGuard
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dragoman.models.processor import mkl_is_at_home
@@ -22,6 +23,8 @@ PACK_ROWS = 16
 """Rows that weights are packed for; the order that oneDNN chooses is the same for all small numbers."""
 MOST_OF_ONE_ROW = 2**22
 """Values of a weight that torch multiplies with one row; a head of more is read faster by oneDNN."""
+SUM_VALUES = 2**20
+"""Values of a product that is added to something, made at once: they stay in the caches until they are added."""
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one module that are called one after the other on the same input, by their usual names."""
 
@@ -51,9 +54,17 @@ def fast_linears(model: nn.Module, *, packed: bool, traced: bool = False) -> Ite
         yield
 
 
+def is_own(layer: nn.Module) -> bool:
+    """Whether a layer's `forward` is a product by `fast_linears`, of a weight that it still has."""
+    forward = vars(layer).get("forward")
+    return isinstance(forward, partial) and forward.func is _product
+
+
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`nn.functional.linear` for values that need no gradient."""
-    if weight.device.type == "cpu" and weight.dtype == torch.float32 and is_available():
+    # Columns of a larger matrix are left to torch: oneDNN multiplies them one by one, thousands of times as slow
+    is_whole = weight.is_contiguous() or weight.T.is_contiguous()
+    if weight.device.type == "cpu" and weight.dtype == torch.float32 and is_whole and is_available():
         return _product(weight, weight, bias, inputs)
     return nn.functional.linear(inputs, weight, bias)
 
@@ -62,6 +73,27 @@ def fastest_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tenso
     """`nn.functional.linear` for values that need no gradient, by whoever is the faster one for many rows."""
     product = nn.functional.linear if mkl_is_at_home() else linear
     return product(inputs, weight, bias)
+
+
+def add_product(
+    total_VD: Float[Tensor, "V D"],
+    left_NV: Float[Tensor, "N V"],
+    right_ND: Float[Tensor, "N D"],
+    *,
+    first: bool = False,
+) -> None:
+    """`total += left.T @ right` in place, or with `first` whatever is in `total` is written over, for values
+    that need no gradient, by whoever is the faster one for many rows."""
+    if mkl_is_at_home() or not right_ND.is_contiguous():
+        total_VD.addmm_(left_NV.T, right_ND, beta=0 if first else 1)
+        return
+    size = max(1, SUM_VALUES // total_VD.shape[1])
+    for total, left in zip(total_VD.split(size), left_NV.split(size, dim=1), strict=True):
+        product = linear(left.T, right_ND.T, None)
+        if first:
+            total.copy_(product)
+        else:
+            total.add_(product)
 
 
 @cache

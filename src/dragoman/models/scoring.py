@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dragoman.models.candidates import Candidates, pieces
+from dragoman.models.columns import LEAST_COLUMNS, is_divisible, room, scores_by_columns
 from dragoman.models.fused import SliceLoss, fused_loss
 from dragoman.models.heads import HeadShape, ShapedHead, check_head, head_shape, is_fusible
 from dragoman.models.kernels import scores_by_kernel
@@ -123,11 +125,18 @@ class TokenScorer(nn.Module):
             found = scores_by_kernel(self.loss_impl, inputs, head, whole)
             if found is not None:
                 return loss(found, slice(0, len(target))) * scale
-        slices = _slices(len(target), self.logit_slice, unit_of)
+        score, size = partial(self._score, head), self.logit_slice
+        if loss is None and self.head_shape is not None:
+            linear = base.get_output_embeddings()
+            if is_divisible(linear, whole):
+                values = room(inputs.device, self.logit_slice * len(linear.weight))
+                score = partial(scores_by_columns, linear, self.head_shape, values)
+                size = max(1, values // LEAST_COLUMNS)
+        slices = _slices(len(target), size, unit_of)
         asked = _cut(whole, slices)
         if loss is not None and is_fusible(head):
             return fused_loss(inputs, head, slices, asked, loss, scale=scale, in_place=in_place)
-        parts = [self._score(head, inputs[piece], own) for piece, own in zip(slices, asked, strict=True)]
+        parts = [score(inputs[piece], own) for piece, own in zip(slices, asked, strict=True)]
         columns = zip(*parts, strict=True)
         found = TokenScores._make(None if values[0] is None else torch.cat(values) for values in columns)
         found = found._replace(states=given)

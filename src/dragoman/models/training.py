@@ -2,9 +2,9 @@
 
 By itself torch makes each gradient of a weight as a tensor of its own and adds it to `grad` afterwards: twice
 the memory traffic in every micro-batch but the first, and for an embedding a tensor of the size of the whole
-table of which a few rows are not zero. Here a linear layer's product goes into `grad` at once, and an
-embedding adds the rows that were looked up. On processors where torch's own products are not the fastest, the
-two other products of a linear layer are oneDNN's (`dragoman.models.onednn`).
+table of which a few rows are not zero. Here a linear layer's product is added to `grad` at once, and an
+embedding adds the rows that were looked up. On processors where torch's own products are not the fastest, those
+of a linear layer are oneDNN's (`dragoman.models.onednn`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from dragoman.models.heads import takes_gradient
 from dragoman.models.loading import causal_lm
-from dragoman.models.onednn import fastest_linear
+from dragoman.models.onednn import add_product, fastest_linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,10 +93,10 @@ class _Linear(torch.autograd.Function):
         inputs_grad = fastest_linear(grad, weight.T, None) if wants_inputs else None
         if wants_weight:
             inputs_ND = inputs.reshape(-1, inputs.shape[-1])
-            if weight.grad is None:
-                weight.grad = grad_NV.T @ inputs_ND
-            else:
-                weight.grad.addmm_(grad_NV.T, inputs_ND)
+            is_new = weight.grad is None
+            if is_new:
+                weight.grad = torch.empty_like(weight)
+            add_product(weight.grad, grad_NV, inputs_ND, first=is_new)
         return inputs_grad, None, grad_NV.sum(0) if wants_bias else None
 
 
