@@ -17,6 +17,7 @@ from dragoman.audit.pair_facts import Cost
 from dragoman.config import StudentConfig, TeacherConfig, load_config
 from dragoman.methods import method_defaults
 from dragoman.models import load_model, model_size
+from dragoman.models.columns import VALUES
 from dragoman.models.flops import pass_flops, student_lengths, teacher_lengths
 from dragoman.observe import Record
 from dragoman.pipeline import refused
@@ -109,7 +110,7 @@ def test_replayed_rollouts_cost_no_sampling(models: Models) -> None:
 def test_logits_of_a_slice_or_of_the_whole_batch(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
     vocabularies = [model.get_output_embeddings().weight.shape[0] for model in models]
     slices = ("train.logit_slice=5", "teacher.logit_slice=7")
-    # one float32 buffer of the larger slice
+    # one float32 buffer of the larger slice; the teacher's are few enough to exist at once
     plain = [4 * 5 * vocabularies[0], 4 * 7 * vocabularies[1]]
     assert estimated(models, *slices).memory_bytes["logits"] == max(plain)
     # a second one of the student's with rows; whole distributions are made when that of the pass is gone
@@ -125,6 +126,14 @@ def test_logits_of_a_slice_or_of_the_whole_batch(models: Models, monkeypatch: py
     # no more than a micro-batch of 40
     whole = 5 * 4 * 40 * vocabularies[0] + 2 * 4 * 5 * vocabularies[0]
     assert estimated(models, *slices, "train.micro_batch_tokens=40").memory_bytes["logits"] == whole
+
+
+def test_a_teacher_makes_some_columns_at_a_time(models: Models) -> None:
+    size = models[1].get_output_embeddings().weight.shape[0]
+    large = ("train.logit_slice=1", "teacher.logit_slice=100000")
+    assert estimated(models, *large).memory_bytes["logits"] == 4 * VALUES["cpu"]
+    rows = (*large, "method.name=bpm", "teacher.topk=9")
+    assert estimated(models, *rows).memory_bytes["logits"] == 4 * 100_000 * size
 
 
 def test_logits_of_a_teacher_without_a_plain_head(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,10 +164,11 @@ def _memory(
     units = 1 if config.student.gradient_checkpointing else _BYTES_A_UNIT
     copies = (1 if get_method(config.method.name).signal in _ONE_BUFFER else 2, 1)
     slices = (config.train.logit_slice, config.teacher.logit_slice)
+    topk = (0, config.teacher.topk if isinstance(config.teacher.topk, int) else 0)
     logits = [
-        _logits(model, side, num, slice_, buffers)
-        for model, side, num, slice_, buffers in zip(
-            models, _BATCH_COPIES, tokens, slices, copies, strict=True
+        _logits(TokenScorer(model, (), logit_slice=slice_, topk=likely), side, num, buffers)
+        for model, slice_, likely, side, num, buffers in zip(
+            models, slices, topk, _BATCH_COPIES, tokens, copies, strict=True
         )
     ]
     return {
@@ -180,18 +181,19 @@ def _memory(
     }
 
 
-def _logits(model: PreTrainedModel, side: str, tokens: int, slice_: int | None, copies: int) -> int:
+def _logits(scorer: TokenScorer, side: str, tokens: int, copies: int) -> int:
     """Bytes of logits while a batch of so many tokens is scored, a slice of positions at a time in so many
-    buffers; of the whole batch first where the model makes them all at once."""
-    head = causal_lm(model).get_output_embeddings().weight
-    num_ids, element = int(head.shape[0]), int(head.element_size())
-    scorer = TokenScorer(model, (), logit_slice=slice_)
+    buffers, or by the teacher some columns at a time; of the whole batch first where the model makes them all
+    at once."""
+    weight = causal_lm(scorer.model).get_output_embeddings().weight
+    num_ids, element = int(weight.shape[0]), int(weight.element_size())
     values = 4 * scorer.logit_slice * num_ids
-    if scorer.head_shape is not None:
-        is_checkpointed = side == "student" and not is_fusible(scorer.head)
-        return (_CHECKPOINTED if is_checkpointed else copies) * values
-    # Those of a slice are copied out of the batch's, then centred.
-    return _BATCH_COPIES[side] * element * tokens * num_ids + 2 * values
+    if scorer.head_shape is None:
+        # Those of a slice are copied out of the batch's, then centred.
+        return _BATCH_COPIES[side] * element * tokens * num_ids + 2 * values
+    if side == "teacher":
+        return copies * 4 * scorer.values_at_once
+    return (copies if is_fusible(scorer.head) else _CHECKPOINTED) * values
 
 
 def _available(model: PreTrainedModel) -> int:

@@ -116,7 +116,8 @@ class TeacherConfig(ModelConfig):
         default=None,
         ge=1,
         description="Positions whose logits exist in memory at once; null is as many as make 64 MB "
-        "on CPU, 512 MB elsewhere, and at least 128.",
+        "on CPU, 512 MB elsewhere, and at least 128. Where no more than 8 likely tokens are asked for, CPUs "
+        "need 4 MB.",
     )
     thinking: Literal["auto", "keep", "drop", "teacher-format"] = Field(
         default="auto",

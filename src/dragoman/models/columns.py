@@ -8,7 +8,7 @@ scores that are made of the logits of the whole vocabulary).
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -37,12 +37,8 @@ class _Sums(NamedTuple):
     """`sum of exp(l - top) (l - top)`, for the entropy."""
 
 
-def is_divisible(head: nn.Module, asked: Asked) -> TypeGuard[nn.Linear]:
-    """Whether scores can be made so: without gradients, by a head that is a matrix and nothing else, and
-    nothing is asked for that is made of a position's whole distribution."""
-    needs_all = asked.candidates is not None or asked.num_sorted or asked.topk > MOST_LIKELY
-    if torch.is_grad_enabled() or needs_all:
-        return False
+def is_divisible(head: nn.Module) -> bool:
+    """Whether logits can be made some columns at a time: by a matrix and nothing else."""
     return is_matrix(head) and ("forward" not in vars(head) or is_own(head))
 
 

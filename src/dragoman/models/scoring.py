@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dragoman.models.candidates import Candidates, pieces
-from dragoman.models.columns import LEAST_COLUMNS, is_divisible, room, scores_by_columns
+from dragoman.models.columns import (
+    LEAST_COLUMNS,
+    MOST_LIKELY,
+    is_divisible,
+    room,
+    scores_by_columns,
+)
 from dragoman.models.fused import SliceLoss, fused_loss
 from dragoman.models.heads import HeadShape, ShapedHead, check_head, head_shape, is_fusible
 from dragoman.models.kernels import scores_by_kernel
@@ -126,12 +132,12 @@ class TokenScorer(nn.Module):
             if found is not None:
                 return loss(found, slice(0, len(target))) * scale
         score, size = partial(self._score, head), self.logit_slice
-        if loss is None and self.head_shape is not None:
-            linear = base.get_output_embeddings()
-            if is_divisible(linear, whole):
-                values = room(inputs.device, self.logit_slice * len(linear.weight))
-                score = partial(scores_by_columns, linear, self.head_shape, values)
-                size = max(1, values // LEAST_COLUMNS)
+        needs_all = loss is not None or candidates is not None or num_sorted or torch.is_grad_enabled()
+        if not needs_all and self._is_divisible:
+            assert self.head_shape is not None
+            values = self.values_at_once
+            score = partial(scores_by_columns, base.get_output_embeddings(), self.head_shape, values)
+            size = max(1, values // LEAST_COLUMNS)
         slices = _slices(len(target), size, unit_of)
         asked = _cut(whole, slices)
         if loss is not None and is_fusible(head):
@@ -155,6 +161,18 @@ class TokenScorer(nn.Module):
         """Values of what the head is given of a position; of its logits where these are the model's own."""
         config = causal_lm(self.model).config.get_text_config()
         return int(config.vocab_size if self.head_shape is None else config.hidden_size)
+
+    @property
+    def values_at_once(self) -> int:
+        """Logits that exist at once where nothing is trained, but for a model that makes those of a batch."""
+        values = self.logit_slice * num_rows(self.model)
+        return room(next(self.model.parameters()).device, values) if self._is_divisible else values
+
+    @property
+    def _is_divisible(self) -> bool:
+        """Whether some columns of the logits are enough at a time, without gradients."""
+        head = causal_lm(self.model).get_output_embeddings()
+        return self.head_shape is not None and self.topk <= MOST_LIKELY and is_divisible(head)
 
     def _check_head(self) -> None:
         head = causal_lm(self.model).get_output_embeddings()
