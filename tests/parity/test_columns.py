@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -109,6 +112,87 @@ def test_digits_in_float32(scale: float) -> None:
         assert error <= 2 * known + 1e-6
 
 
+@pytest.mark.parametrize("tail", [1e-5, 5e-6])
+def test_many_unlikely_tokens_are_not_lost_beside_a_likely_one(tail: float) -> None:
+    """As they would be if one piece after the other was added to a sum near 1."""
+    num_ids = 2**18
+    head = nn.Linear(1, num_ids, dtype=torch.float32)
+    bias = torch.full((num_ids,), tail / (num_ids - 1)).log()
+    bias[0] = 0.0
+    head.bias = nn.Parameter(bias)
+    size = 2
+    wanted = Asked(
+        target=torch.zeros(size, dtype=torch.long),
+        is_stop=torch.zeros(size, dtype=torch.bool),
+        stop_ids=torch.tensor([], dtype=torch.long),
+        entropy=True,
+    )
+    with torch.no_grad():
+        found = scores_by_columns(head, HeadShape(), 1024 * size, torch.zeros(size, 1), wanted)
+    wide = bias.double().log_softmax(0)
+    assert found.entropy is not None
+    assert found.logp.tolist() == pytest.approx([float(wide[0])] * size, rel=0.1)
+    assert found.entropy.tolist() == pytest.approx([-float((wide.exp() * wide).sum())] * size, rel=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("values", AT_ONCE)
+def test_other_precisions(dtype: torch.dtype, values: int) -> None:
+    inputs, head = case(bias=True)
+    inputs, head = inputs.to(dtype), head.to(dtype)
+    wanted = asked(topk=1, entropy=True)
+    with torch.no_grad():
+        found = scores_by_columns(head, HeadShape(), values, inputs, wanted)
+        truth = scores_of_slice(head.double(), inputs.double(), wanted)
+    assert found.logp.dtype == torch.float32
+    assert (found.logp - truth.logp).abs().max() < (0.05 if dtype == torch.bfloat16 else 1e-5)
+
+
+def test_autocast_is_obeyed() -> None:
+    inputs, head = case()
+    inputs, head = inputs.float(), head.float()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = scores_by_columns(head, HeadShape(), 10**6, inputs, asked())
+        compare(found, scores_of_slice(head, inputs, asked()), rtol=1e-6, atol=1e-6)
+
+
+def test_what_is_no_number_and_who_has_no_row() -> None:
+    inputs, head = case()
+    wanted = asked(())
+    wanted.target[1] = IDS
+    inputs[4] = torch.nan
+    with torch.no_grad():
+        found = scores_by_columns(head, HeadShape(), 7 * NUM, inputs, wanted)
+    assert found.logp.isnan().tolist() == [False, True, False, False, True, False]
+
+
+def test_a_mask_of_large_numbers() -> None:
+    inputs, head = case(bias=True)
+    with torch.no_grad():
+        head, inputs = head.float(), inputs.float()
+        head.bias[:20] = torch.finfo(torch.float32).min
+        wanted = asked((), entropy=True)
+        found = scores_by_columns(head, HeadShape(), 7 * NUM, inputs, wanted)
+        compare(found, scores_of_slice(head, inputs, wanted), rtol=1e-5, atol=1e-5)
+
+
+def test_one_piece_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, head = case()
+    made: list[weakref.ref[Tensor]] = []
+    product = columns.fastest_linear
+
+    def kept(*given: Tensor | None) -> Tensor:
+        assert all(one() is None for one in made)
+        found = product(*given)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(columns, "fastest_linear", kept)
+    with torch.no_grad():
+        scores_by_columns(head, HeadShape(), 7 * NUM, inputs, asked(topk=2, entropy=True))
+    assert len(made) == 6
+
+
 def test_no_positions() -> None:
     inputs, head = case()
     nothing = torch.empty(0, dtype=torch.long)
@@ -123,6 +207,9 @@ def test_which_heads() -> None:
     assert is_divisible(head)
     with torch.no_grad(), fast_linears(head, packed=False):
         assert is_divisible(head)
+    vars(head)["forward"] = partial(nn.functional.linear, weight=head.weight)
+    assert not is_divisible(head)
+    del vars(head)["forward"]
     assert not is_divisible(nn.Sequential(head))
     vars(head)["forward"] = lambda inputs: inputs
     assert not is_divisible(head)

@@ -16,7 +16,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from dragoman.models import Candidates, Span, TokenScorer, TokenScores, score_spans
 from dragoman.models.candidates import pieces
+from dragoman.models.columns import EVEN_COLUMNS, scores_by_columns
 from dragoman.models.fused import fused_loss
+from dragoman.models.heads import HeadShape
 from dragoman.models.onednn import is_available
 from dragoman.models.scoring import scores_of_slice
 from dragoman.models.slices import Asked
@@ -90,7 +92,8 @@ ROWS = Candidates(torch.arange(POSITIONS), torch.arange(10, 10 + POSITIONS))
 def test_a_slice_of_the_loss(candidates: Candidates | None, operations: int, buffers: int) -> None:
     one, four = (counted(lambda n=n: loss(candidates, n)) for n in (1, 4))
     # Three further slices, so that what is done once does not count; the buffer is the logits, and their
-    # exponentials in their place. With candidates, positions whose rest is tiny are copied: here none
+    # exponentials in their place. With candidates, positions whose rest is tiny are copied: here none. Some
+    # operations are views for oneDNN, where the head's gradient is its product
     assert (four.operations.total() - one.operations.total()) / 3 <= operations
     assert (four.large - one.large) / 3 <= buffers
 
@@ -109,6 +112,25 @@ def test_a_slice_of_a_teachers_scores(topk: int, buffers: int) -> None:
     # The logits, written over by their exponentials
     assert counts.large <= buffers
     assert counts.operations.total() <= 45
+
+
+@pytest.mark.parametrize(("topk", "operations"), [(0, 22), (3, 30)])
+def test_some_columns_of_a_teachers_scores(topk: int, operations: int) -> None:
+    asked = Asked(
+        target=torch.arange(POSITIONS),
+        is_stop=torch.zeros(POSITIONS, dtype=torch.bool),
+        stop_ids=torch.tensor([3, 7]),
+        topk=topk,
+    )
+
+    def score(pieces: int) -> None:
+        head = nn.Linear(WIDTH, pieces * EVEN_COLUMNS, bias=False)
+        inputs = torch.randn(POSITIONS, WIDTH)
+        scores_by_columns(head, HeadShape(), EVEN_COLUMNS * POSITIONS, inputs, asked)
+
+    with torch.no_grad():
+        one, ten = (counted(lambda n=n: score(n)) for n in (1, 10))
+    assert (ten.operations.total() - one.operations.total()) / 9 <= operations
 
 
 def test_tokens_that_a_teacher_reads() -> None:

@@ -139,6 +139,23 @@ def test_products_that_are_added(
         torch.testing.assert_close(total, 2 * expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("at_home", [True, False])
+def test_a_product_of_nothing(at_home: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "mkl_is_at_home", lambda: at_home)
+    total = torch.full((11, 7), torch.nan)
+    add_product(total, torch.empty(0, 11), torch.empty(0, 7), first=True)
+    assert not total.any()
+
+
+def test_products_that_are_added_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "mkl_is_at_home", lambda: False)
+    monkeypatch.setattr(onednn, "is_available", lambda: False)
+    monkeypatch.setattr(onednn, "SUM_VALUES", 1)
+    left, right, total = torch.randn(5, 11), torch.randn(5, 7), torch.zeros(11, 7)
+    add_product(total, left, right)
+    torch.testing.assert_close(total, left.T @ right)
+
+
 def test_without_onednn_torch_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onednn, "is_available", lambda: False)
     model, inputs = net(), torch.randn(2, 24)

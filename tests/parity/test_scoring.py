@@ -193,7 +193,7 @@ def test_nothing_to_score(model: PreTrainedModel, batch: Batch, grad: bool) -> N
 
 
 @pytest.mark.parametrize("grad", [False, True])
-def test_the_head_sees_a_slice_at_a_time(model: PreTrainedModel, batch: Batch, grad: bool) -> None:
+def test_a_head_with_hooks_sees_a_slice_at_a_time(model: PreTrainedModel, batch: Batch, grad: bool) -> None:
     scorer = TokenScorer(model, STOPS, logit_slice=3)
     seen: list[tuple[int, ...]] = []
     model.get_output_embeddings().register_forward_hook(lambda *call: seen.append(tuple(call[2].shape)))

@@ -51,7 +51,7 @@ def test_log_probs_and_gradients(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SHAPES)
-def test_no_logits_of_the_whole_batch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_logits_of_the_whole_batch_with_hooks(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, given = make(kind, IDS), batch()
     scorer = TokenScorer(model, [], logit_slice=3)
     head = model.get_output_embeddings()

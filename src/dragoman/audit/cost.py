@@ -183,8 +183,8 @@ def _memory(
 
 def _logits(scorer: TokenScorer, side: str, tokens: int, copies: int) -> int:
     """Bytes of logits while a batch of so many tokens is scored, a slice of positions at a time in so many
-    buffers, or by the teacher some columns at a time; of the whole batch first where the model makes them all
-    at once."""
+    buffers, or by a teacher that tells few likely tokens some columns at a time; of the whole batch first
+    where the model makes them all at once."""
     weight = causal_lm(scorer.model).get_output_embeddings().weight
     num_ids, element = int(weight.shape[0]), int(weight.element_size())
     values = 4 * scorer.logit_slice * num_ids

@@ -161,7 +161,7 @@ def pull_back(behind: Exponentials, wanted: Wanted, found: Masses, grads: Masses
 
 
 def weighted_sum(logits_PV: Float[Tensor, "P V"]) -> Float[Tensor, " P"]:
-    """`sum of exp(l) l` of centred logits; impossible tokens count as 0."""
+    """`sum of exp(l) l` of logits below 0; impossible tokens count as 0."""
     pieces = [logits_PV[part] for part in parts(logits_PV)]
     return torch.cat([_finite(piece).mul_(piece.exp()).sum(-1) for piece in pieces])
 

@@ -24,7 +24,7 @@ PACK_ROWS = 16
 MOST_OF_ONE_ROW = 2**22
 """Values of a weight that torch multiplies with one row; a head of more is read faster by oneDNN."""
 SUM_VALUES = 2**20
-"""Values of a product that is added to something, made at once: they stay in the caches until they are added."""
+"""Values of a product to be added to something that are made at once, and are still in the caches then."""
 _SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Layers of one module that are called one after the other on the same input, by their usual names."""
 
@@ -55,14 +55,14 @@ def fast_linears(model: nn.Module, *, packed: bool, traced: bool = False) -> Ite
 
 
 def is_own(layer: nn.Module) -> bool:
-    """Whether a layer's `forward` is a product by `fast_linears`, of a weight that it still has."""
+    """Whether a layer's `forward` is a product that `fast_linears` has put there."""
     forward = vars(layer).get("forward")
     return isinstance(forward, partial) and forward.func is _product
 
 
 def linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`nn.functional.linear` for values that need no gradient."""
-    # Columns of a larger matrix are left to torch: oneDNN multiplies them one by one, thousands of times as slow
+    # Columns of a larger matrix are torch's: oneDNN multiplies them one by one, thousands of times as slow
     is_whole = weight.is_contiguous() or weight.T.is_contiguous()
     if weight.device.type == "cpu" and weight.dtype == torch.float32 and is_whole and is_available():
         return _product(weight, weight, bias, inputs)
@@ -84,7 +84,9 @@ def add_product(
 ) -> None:
     """`total += left.T @ right` in place, or with `first` whatever is in `total` is written over, for values
     that need no gradient, by whoever is the faster one for many rows."""
-    if mkl_is_at_home() or not right_ND.is_contiguous():
+    by_onednn = total_VD.device.type == "cpu" and total_VD.dtype == torch.float32 and is_available()
+    # oneDNN is not asked for products of nothing
+    if mkl_is_at_home() or not by_onednn or not right_ND.is_contiguous() or not len(left_NV):
         total_VD.addmm_(left_NV.T, right_ND, beta=0 if first else 1)
         return
     size = max(1, SUM_VALUES // total_VD.shape[1])
@@ -139,6 +141,7 @@ def _is_plain(layer: Any) -> TypeGuard[nn.Linear]:
         and type(layer.weight) is nn.Parameter
         and layer.weight.device.type == "cpu"
         and layer.weight.dtype == torch.float32
+        and layer.weight.is_contiguous()
         and "forward" not in vars(layer)  # another's, such as that of Accelerate's hooks
     )
 

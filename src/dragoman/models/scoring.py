@@ -1,7 +1,8 @@
 """Log-probs of given tokens under a causal language model, without a batch x length x vocabulary tensor.
 
-The backbone runs once; the head runs on the wanted positions only, a slice at a time, and a slice's
-logits are dropped before the next one begins. With gradients either the loss is known, and head and loss are
+The backbone runs once; the head runs on the wanted positions only, a slice of them at a time or, where
+nothing is trained, some columns of the vocabulary (`dragoman.models.columns`), and these logits are dropped
+before the next are made. With gradients either the loss is known, and head and loss are
 one pass (`dragoman.models.fused`), or a slice's logits are made again in the backward pass.
 """
 
@@ -20,7 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from dragoman.models.candidates import Candidates, pieces
 from dragoman.models.columns import (
-    LEAST_COLUMNS,
+    ACCELERATOR_VALUES,
+    COLUMNS,
     MOST_LIKELY,
     is_divisible,
     room,
@@ -36,9 +38,8 @@ if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
 
 SLICE_VALUES = {"cpu": 2**24}
-"""Logits that exist at once where `logit_slice` is not set: 64 MB in float32, which a matrix product on CPU
-is as fast with as with more."""
-ACCELERATOR_SLICE_VALUES = 2**27
+"""Logits of a slice where `logit_slice` is not set: 64 MB in float32, which a matrix product on CPU is as
+fast with as with more. Accelerators have as many as they do by columns."""
 LEAST_SLICE = 128
 """Positions of a slice, at least: products of fewer rows are slower on CPU, as each reads the head once."""
 
@@ -48,7 +49,8 @@ class TokenScorer(nn.Module):
 
     A stop target has the probability of the whole stop set. As a module it is what Accelerate wraps.
     `sorted_ids` are the tokens whose log-probs are sorted where `num_sorted` is asked for; None is all.
-    `logit_slice` is the number of positions whose logits exist at once; None fits it to the vocabulary.
+    `logit_slice` is the number of positions whose logits exist at once; None fits it to the vocabulary. By
+    columns it is for no more values than that.
     `loss_impl` names the kernel of a loss (`train.loss_impl`). Raises TrainingError for a head that is
     in parts on several processes.
     """
@@ -137,7 +139,7 @@ class TokenScorer(nn.Module):
             assert self.head_shape is not None
             values = self.values_at_once
             score = partial(scores_by_columns, base.get_output_embeddings(), self.head_shape, values)
-            size = max(1, values // LEAST_COLUMNS)
+            size = max(1, values // COLUMNS)
         slices = _slices(len(target), size, unit_of)
         asked = _cut(whole, slices)
         if loss is not None and is_fusible(head):
@@ -217,7 +219,7 @@ def _cut(asked: Asked, slices: Sequence[slice]) -> list[Asked]:
 def fitting_slice(model: PreTrainedModel) -> int:
     """Positions whose logits are `SLICE_VALUES` numbers, at least `LEAST_SLICE`."""
     base = causal_lm(model)
-    values = SLICE_VALUES.get(next(base.parameters()).device.type, ACCELERATOR_SLICE_VALUES)
+    values = SLICE_VALUES.get(next(base.parameters()).device.type, ACCELERATOR_VALUES)
     return max(LEAST_SLICE, values // num_rows(model))
 
 

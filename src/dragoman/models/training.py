@@ -3,8 +3,8 @@
 By itself torch makes each gradient of a weight as a tensor of its own and adds it to `grad` afterwards: twice
 the memory traffic in every micro-batch but the first, and for an embedding a tensor of the size of the whole
 table of which a few rows are not zero. Here a linear layer's product is added to `grad` at once, and an
-embedding adds the rows that were looked up. On processors where torch's own products are not the fastest, those
-of a linear layer are oneDNN's (`dragoman.models.onednn`).
+embedding adds the rows that were looked up. On processors where torch's own products are not the fastest,
+those of a linear layer are oneDNN's (`dragoman.models.onednn`).
 """
 
 from __future__ import annotations
@@ -93,10 +93,9 @@ class _Linear(torch.autograd.Function):
         inputs_grad = fastest_linear(grad, weight.T, None) if wants_inputs else None
         if wants_weight:
             inputs_ND = inputs.reshape(-1, inputs.shape[-1])
-            is_new = weight.grad is None
-            if is_new:
-                weight.grad = torch.empty_like(weight)
-            add_product(weight.grad, grad_NV, inputs_ND, first=is_new)
+            total = torch.empty_like(weight) if weight.grad is None else weight.grad
+            add_product(total, grad_NV, inputs_ND, first=weight.grad is None)
+            weight.grad = total
         return inputs_grad, None, grad_NV.sum(0) if wants_bias else None
 
 

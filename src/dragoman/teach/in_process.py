@@ -1,4 +1,4 @@
-"""A teacher in this process: sequences bucketed by length, logits a slice of positions at a time."""
+"""A teacher in this process: sequences bucketed by length, never the logits of a whole batch."""
 
 from __future__ import annotations
 
