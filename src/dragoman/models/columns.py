@@ -26,7 +26,7 @@ ACCELERATOR_VALUES = 2**27
 COLUMNS = 1024
 """At a time, where there are many positions: as many are taken together as leave room for so many columns."""
 EVEN_COLUMNS = 64
-"""Rows of logits begin at multiples of so many numbers, where there is room: products may be slow otherwise."""
+"""Rows of logits begin at multiples of so many numbers, where there is room: products may be slow else."""
 MOST_LIKELY = 8
 """Of a position, that are found among some columns at a time; more are found faster among all."""
 
@@ -56,7 +56,8 @@ def scores_by_columns(
 ) -> TokenScores:
     """The scores of a slice of positions, with `values` logits at a time, but at least a column.
 
-    Those of an id that the head has no row for are NaN. Which of equally likely tokens are told is not defined.
+    Those of an id that the head has no row for are NaN. Which of equally likely tokens are told is not
+    defined.
     """
     num_ids, size = len(head.weight), len(inputs_PD)
     wanted_PK = torch.cat([asked.target[:, None], asked.stop_ids.expand(size, -1)], dim=1)
