@@ -234,8 +234,8 @@ class Supervision:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainBatch:
-    """Sequences in rows and, flat, the N supervised tokens in them. Where a row holds several sequences one
-    behind the other, `position_ids` counts within each.
+    """Sequences in rows, padded on the right, and, flat, the N supervised tokens in them. Where a row holds
+    several sequences one behind the other, `position_ids` counts within each.
 
     Supervised token n is `target[n]`, predicted from the hidden state at `[row[n], column[n]]`; where
     `is_stop[n]`, its probability is that of the whole stop set. `weight[n]` already holds the
@@ -245,7 +245,6 @@ class TrainBatch:
     """
 
     input_ids: Int64[np.ndarray, "B L"]
-    attention_mask: Int64[np.ndarray, "B L"]
     row: Int64[np.ndarray, " N"]
     column: Int64[np.ndarray, " N"]
     target: Int64[np.ndarray, " N"]

@@ -23,7 +23,7 @@ def batch() -> tuple[Tensor, ...]:
     ids = torch.tensor([[5, 17, 99, 2], [260, 8, 31, 2]])
     row, column = torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0, 1, 2, 0, 1, 2])
     target = ids[row, column + 1]
-    return ids, torch.ones_like(ids), row, column, target, target == 2
+    return ids, row, column, target, target == 2
 
 
 def singles() -> Candidates:
@@ -44,7 +44,7 @@ def sets() -> Candidates:
 
 def dense(model: PreTrainedModel, weights: Candidates | None = None) -> Tensor:
     """The distributions of the six tokens in float64, the stop set at id 0."""
-    ids, _, row, column, *_ = batch()
+    ids, row, column, *_ = batch()
     table = model(input_ids=ids).logits[row, column].double().softmax(-1)
     return torch.cat(
         [table[:, [0, 2]].sum(-1, keepdim=True), table[:, 1:2], table[:, 2:3] * 0, table[:, 3:]], 1
@@ -110,7 +110,7 @@ def test_other_scores_stay_bit_equal(model: PreTrainedModel, size: int) -> None:
 
 
 def test_a_candidate_is_the_sampled_token(model: PreTrainedModel) -> None:
-    target = batch()[4].where(~batch()[5], 0)
+    target = batch()[3].where(~batch()[4], 0)
     scores = scored(model, Candidates(row=torch.arange(6), ids=target))
     assert scores.candidate_logp is not None
     assert torch.equal(scores.candidate_logp, scores.logp)
@@ -182,10 +182,10 @@ def test_sorted_over_the_whole_vocabulary(model: PreTrainedModel) -> None:
 @pytest.mark.parametrize("grad", [False, True])
 def test_nothing_to_score(model: PreTrainedModel, grad: bool) -> None:
     none = Candidates(row=torch.zeros(0, dtype=torch.long), ids=torch.zeros(0, dtype=torch.long))
-    ids, mask, *rest = batch()
+    ids, *rest = batch()
     with torch.set_grad_enabled(grad):
         scores = TokenScorer(model, STOPS, logit_slice=4)(
-            ids, mask, *(values[:0] for values in rest), none, num_sorted=3
+            ids, *(values[:0] for values in rest), none, num_sorted=3
         )
     found = (scores.candidate_logp, scores.rest_logp, scores.sorted_logp)
     assert [tuple(values.shape) for values in found if values is not None] == [(0,), (0,), (0, 3)]

@@ -229,7 +229,7 @@ def test_a_scorer_takes_columns_where_they_are_enough(
     ids = torch.arange(4, 24).view(2, 10)
     row, column = torch.arange(2).repeat_interleave(9), torch.arange(9).repeat(2)
     target = ids[row, column + 1]
-    given = (ids, torch.ones_like(ids), row, column, target, torch.zeros_like(target, dtype=torch.bool))
+    given = (ids, row, column, target, torch.zeros_like(target, dtype=torch.bool))
     scorer = TokenScorer(model, (0, 2), topk=topk, entropy=entropy)
     assert scorer.values_at_once == (1024 if divided else scorer.logit_slice * num_ids)
 

@@ -210,7 +210,7 @@ def test_a_head_that_is_more_than_a_matrix(
     scorer = TokenScorer(model, [2], loss_impl="liger")
     ids = torch.arange(4, 9)[None]
     row, column = torch.zeros(4).long(), torch.arange(4)
-    given = (ids, torch.ones_like(ids), row, column, ids[0, 1:], torch.zeros(4).bool())
+    given = (ids, row, column, ids[0, 1:], torch.zeros(4).bool())
     for _ in range(2):
         scorer(*given, loss=lambda scores, tokens: scores.logp.sum())
     (line,) = caplog.messages

@@ -66,8 +66,6 @@ def loss_of(model: PreTrainedModel, rows: list[list[int]], packed: bool) -> tupl
     row = torch.from_numpy(np.concatenate([np.full(len(column), r) for r, column in places]))
     column = torch.from_numpy(np.concatenate([column for _, column in places]))
     ids = torch.from_numpy(laid.ids)
-    used = torch.from_numpy(np.bincount(laid.row, [len(one) for one in found], len(rows)))
-    mask = (torch.arange(ids.shape[1]) < used[:, None]).long()
     scorer = TokenScorer(model, [1, 2], logit_slice=4)
     model.zero_grad()
 
@@ -79,7 +77,7 @@ def loss_of(model: PreTrainedModel, rows: list[list[int]], packed: bool) -> tupl
     positions = torch.from_numpy(laid.positions) if packed else None
     target = ids[row, column]
     no_stop = torch.zeros(len(row), dtype=torch.bool)
-    total = scorer(ids, mask, row, column - 1, target, no_stop, loss=loss, position_ids=positions)
+    total = scorer(ids, row, column - 1, target, no_stop, loss=loss, position_ids=positions)
     total.backward()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     return torch.cat(kept), gradient

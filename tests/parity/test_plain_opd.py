@@ -40,16 +40,15 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 class Sequences(NamedTuple):
-    """Padded ids, their mask, and where the answers' tokens are."""
+    """Padded ids, and where the answers' tokens are."""
 
     ids: Tensor
-    mask: Tensor
     row: Tensor
     place: Tensor
 
     def arguments(self) -> tuple[Tensor, ...]:
         target = self.ids[self.row, self.place]
-        return self.ids, self.mask, self.row, self.place - 1, target, torch.isin(target, torch.tensor(STOPS))
+        return self.ids, self.row, self.place - 1, target, torch.isin(target, torch.tensor(STOPS))
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +93,9 @@ def sequences(rows: list[tuple[np.ndarray, np.ndarray]]) -> Sequences:
     ids = torch.zeros(len(rows), max(sizes), dtype=torch.long)
     for number, (context, answer) in enumerate(rows):
         ids[number, : sizes[number]] = torch.from_numpy(np.concatenate([context, answer]))
-    mask = (torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]).long()
     row = torch.cat([torch.full((len(answer),), n) for n, (_, answer) in enumerate(rows)])
     place = torch.cat([torch.arange(len(c), len(c) + len(a)) for c, a in rows])
-    return Sequences(ids, mask, row, place)
+    return Sequences(ids, row, place)
 
 
 def ppo(logp: Tensor, old: Tensor, advantage: Tensor) -> Tensor:

@@ -84,11 +84,11 @@ def next_logp(model: PreTrainedModel, context: np.ndarray) -> np.ndarray:
 
 def rescored(model: PreTrainedModel, rollouts: list[Rollout]) -> TokenScores:
     """All rollouts, padded on the right, as the trainer scores them."""
-    ids, mask = right_padded([np.concatenate([r.context_ids, r.completion.ids]) for r in rollouts])
+    ids, _ = right_padded([np.concatenate([r.context_ids, r.completion.ids]) for r in rollouts])
     row = np.repeat(np.arange(len(rollouts)), [len(r.completion) for r in rollouts])
     place = np.concatenate([len(r.context_ids) + np.arange(len(r.completion)) for r in rollouts])
     is_stop = np.concatenate([r.completion.event == Event.STOP for r in rollouts])
-    arrays = (ids, mask, row, place - 1, ids[row, place], is_stop)
+    arrays = (ids, row, place - 1, ids[row, place], is_stop)
     with torch.no_grad():
         scores: TokenScores = TokenScorer(model, STOPS, logit_slice=16, entropy=True)(
             *map(torch.from_numpy, arrays)

@@ -25,7 +25,6 @@ class Batch(NamedTuple):
     """Arguments of the scorer."""
 
     input_ids: Tensor
-    attention_mask: Tensor
     row: Tensor
     column: Tensor
     target: Tensor
@@ -58,7 +57,7 @@ def batch() -> Batch:
     column = torch.cat([torch.arange(size - 1) for size in LENGTHS])
     is_stop = column == torch.tensor(LENGTHS)[row] - 2
     ids[row[is_stop], column[is_stop] + 1] = STOPS[1]
-    return Batch(ids, mask, row, column, ids[row, column + 1], is_stop)
+    return Batch(ids, row, column, ids[row, column + 1], is_stop)
 
 
 def expected_logp(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -182,7 +181,7 @@ def test_entropy_where_a_token_is_impossible(model: PreTrainedModel, batch: Batc
 
 @pytest.mark.parametrize("grad", [False, True])
 def test_nothing_to_score(model: PreTrainedModel, batch: Batch, grad: bool) -> None:
-    none = Batch(batch.input_ids, batch.attention_mask, *(values[:0] for values in batch[2:]))
+    none = Batch(batch.input_ids, *(values[:0] for values in batch[1:]))
     with torch.set_grad_enabled(grad):
         scores = TokenScorer(model, STOPS, logit_slice=4, topk=3)(*none)
     assert [tuple(values.shape) for values in scores[:4]] == [(0,), (0, 3), (0, 3), (0,)]

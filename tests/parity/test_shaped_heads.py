@@ -23,12 +23,12 @@ def batch() -> tuple[Tensor, ...]:
     ids = torch.randint(1, IDS, (2, 9), generator=torch.Generator().manual_seed(1))
     row, column = torch.arange(2).repeat_interleave(8), torch.arange(8).repeat(2)
     target = ids[row, column + 1]
-    return ids, torch.ones_like(ids), row, column, target, torch.zeros_like(target, dtype=torch.bool)
+    return ids, row, column, target, torch.zeros_like(target, dtype=torch.bool)
 
 
 def whole(model: PreTrainedModel, given: tuple[Tensor, ...]) -> Tensor:
-    ids, mask, row, column, target, _ = given
-    logp = model(input_ids=ids, attention_mask=mask).logits[row, column].log_softmax(-1)
+    ids, row, column, target, _ = given
+    logp = model(input_ids=ids).logits[row, column].log_softmax(-1)
     return logp.gather(1, target[:, None])[:, 0]
 
 

@@ -62,13 +62,13 @@ def time_update(
 ) -> Update:
     """Time the pass that training makes, on a few of the sampled responses; gradients are thrown away."""
     few = [record.rollout for record in records[:NUM_UPDATED] if len(record.rollout.completion)]
-    ids, mask = right_padded([np.concatenate([one.context_ids, one.completion.ids]) for one in few])
+    ids, _ = right_padded([np.concatenate([one.context_ids, one.completion.ids]) for one in few])
     counts = [len(one.completion) for one in few]
     row = np.repeat(np.arange(len(few)), counts)
     place = np.concatenate([len(one.context_ids) + np.arange(len(one.completion)) for one in few])
     is_stop = np.concatenate([one.completion.event == Event.STOP for one in few])
     device = next(model.parameters()).device
-    arrays = (ids, mask, row, place - 1, ids[row, place], is_stop)
+    arrays = (ids, row, place - 1, ids[row, place], is_stop)
     tensors = [torch.from_numpy(array).to(device) for array in arrays]
     scorer = TokenScorer(model, stop_ids, logit_slice=slice_, topk=NUM_LIKELY)
     scorer.train()

@@ -106,7 +106,6 @@ class ObjectiveSignal:
         edges, ids = edges[kept], world_paths.edge_token[edges[kept]]
         batch = TrainBatch(
             input_ids=np.zeros((1, 1), np.int64),
-            attention_mask=np.ones((1, 1), np.int64),
             row=world_paths.edge_state[edges],
             column=np.zeros(len(kept), np.int64),
             target=ids,
@@ -212,7 +211,6 @@ class _TableScorer(torch.nn.Module):
     def forward(
         self,
         input_ids: Tensor,
-        attention_mask: Tensor,
         row: Tensor,
         column: Tensor,
         target: Tensor,

@@ -86,7 +86,6 @@ class TokenScorer(nn.Module):
     def forward(
         self,
         input_ids: Int[Tensor, "B L"],
-        attention_mask: Int[Tensor, "B L"],
         row: Int[Tensor, " N"],
         column: Int[Tensor, " N"],
         target: Int[Tensor, " N"],
@@ -102,20 +101,23 @@ class TokenScorer(nn.Module):
     ) -> TokenScores | Float[Tensor, ""]:
         """Score target n by what the model predicts after position `[row[n], column[n]]`.
 
-        Sequences are padded on the right; or several lie in a row, which `position_ids` tells apart
-        (`dragoman.models.packing`). With a `cache` they go on behind what it holds, and are added to it; no
-        mask is read then. Gradients flow through `logp`, `entropy`, `candidate_logp`, `rest_logp` and
-        `sorted_logp` only; reductions in float32. With a `loss`, the answer is its sum over slices of tokens
-        in place of the scores, times `scale`; no slice ends within a unit (tokens of the same `unit_of`, but
-        -1). With `in_place` the head's gradient may be added to it at once (`fused_loss`).
+        Sequences are padded on the right, which causal attention does not see; a mask that said so would keep
+        it from kernels that skip what lies ahead. Or several lie in a row, which `position_ids` tells apart
+        (`dragoman.models.packing`). With a `cache` they go on behind what it holds, and are added to it.
+        Gradients flow through `logp`, `entropy`, `candidate_logp`, `rest_logp` and `sorted_logp` only;
+        reductions in float32. With a `loss`, the answer is its sum over slices of tokens in place of the
+        scores, times `scale`; no slice ends within a unit (tokens of the same `unit_of`, but -1). With
+        `in_place` the head's gradient may be added to it at once (`fused_loss`).
         """
         base = causal_lm(self.model)
-        asked_of_model: dict[str, Any] = {"attention_mask": attention_mask, "use_cache": False}
-        if position_ids is not None:
-            # A mask for each row would hide that there are several sequences in it.
-            asked_of_model = {"position_ids": position_ids, "use_cache": False}
+        asked_of_model: dict[str, Any] = {"use_cache": cache is not None}
         if cache is not None:
-            asked_of_model = {"past_key_values": cache, "use_cache": True}
+            asked_of_model["past_key_values"] = cache
+        elif position_ids is not None:
+            # A mask for each row would hide that there are several sequences in it.
+            asked_of_model["position_ids"] = position_ids
+        else:
+            asked_of_model["attention_mask"] = torch.ones_like(input_ids)
         if self.head_shape is not None:
             backbone = getattr(base, base.base_model_prefix)
             states = backbone(input_ids=input_ids, **asked_of_model)

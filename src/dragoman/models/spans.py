@@ -176,10 +176,8 @@ def _score(scorer: TokenScorer, batch: _Batch, tokens: _Tokens, found: dict[str,
     """Read a batch, and write the scores of its tokens to their places among all."""
     ids, _ = right_padded(batch.ids)
     index = batch.index
-    # Causal attention sees no padding on the right; a mask that said so would keep it from faster kernels
     arrays = (
         ids,
-        np.ones_like(ids),
         batch.row,
         tokens.column[index] - batch.behind,
         tokens.target[index],

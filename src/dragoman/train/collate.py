@@ -42,8 +42,6 @@ def collate(records: Sequence[Record], normalise: str, sizes: Sequence[int] | No
     row = np.repeat(laid.row, counts)
     before = [start + len(r.rollout.context_ids) for start, r in zip(laid.start, records, strict=True)]
     place = np.repeat(before, counts) + np.concatenate(kept)
-    used = np.zeros(len(laid.ids), np.int64)
-    np.add.at(used, laid.row, list(map(len, sequences)))
 
     def picked(values: list[np.ndarray]) -> np.ndarray:
         return np.concatenate([value[k] for value, k in zip(values, kept, strict=True)])
@@ -55,7 +53,6 @@ def collate(records: Sequence[Record], normalise: str, sizes: Sequence[int] | No
 
     return TrainBatch(
         input_ids=laid.ids,
-        attention_mask=(np.arange(laid.ids.shape[1]) < used[:, None]).astype(np.int64),
         position_ids=laid.positions if max(sizes) > 1 else None,
         row=row,
         column=place - 1,

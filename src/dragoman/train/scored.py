@@ -86,7 +86,7 @@ class _OnDevice:
         self._teacher_sorted = moved(batch.sorted_logp)
         self._rows = None if batch.rows is None else _teacher_rows(batch.rows, device)
         self._units = None if batch.units is None else _units(batch.units, device)
-        places = ("input_ids", "attention_mask", "position_ids", "row", "column", "target", "is_stop")
+        places = ("input_ids", "position_ids", "row", "column", "target", "is_stop")
         self.asked: dict[str, Any] = {name: moved(getattr(batch, name)) for name in places} | {
             "candidates": self.candidates,
             "num_sorted": 0 if batch.sorted_logp is None else batch.sorted_logp.shape[1],
