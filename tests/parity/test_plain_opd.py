@@ -21,6 +21,7 @@ from dragoman import distill
 from dragoman.api import Distillation
 from dragoman.config import StudentConfig, TeacherConfig
 from dragoman.models import Span, TokenScorer, TokenScores, load_model, score_spans
+from dragoman.models.training import gradients_in_place
 from dragoman.observe import read_records
 
 STEPS, LR = 2, 1e-3
@@ -121,8 +122,9 @@ def reference(student: Path, teacher: Path, run: Path) -> tuple[list[float], dic
         def loss(scores: TokenScores, own: slice, old: Tensor = old, advantage: Tensor = advantage) -> Tensor:
             return ppo(scores.logp, old[own], advantage[own]).sum()
 
-        total = scorer(*batch.arguments(), loss=loss, scale=1.0 / len(old))
-        total.backward()
+        with gradients_in_place(policy):  # the products of an update, to the last bit
+            total = scorer(*batch.arguments(), loss=loss, scale=1.0 / len(old))
+            total.backward()
         losses.append(float(total.detach()))
         optimizer.step()
         optimizer.zero_grad()
