@@ -2,8 +2,8 @@
 
 The backbone runs once; the head runs on the wanted positions only, a slice of them at a time or, where
 nothing is trained, some columns of the vocabulary (`dragoman.models.columns`), and these logits are dropped
-before the next are made. With gradients either the loss is known, and head and loss are
-one pass (`dragoman.models.fused`), or a slice's logits are made again in the backward pass.
+before the next are made. With gradients either the loss is known, and head and loss are one pass
+(`dragoman.models.fused`), or a slice's logits are made again in the backward pass.
 """
 
 from __future__ import annotations
@@ -49,10 +49,9 @@ class TokenScorer(nn.Module):
 
     A stop target has the probability of the whole stop set. As a module it is what Accelerate wraps.
     `sorted_ids` are the tokens whose log-probs are sorted where `num_sorted` is asked for; None is all.
-    `logit_slice` is the number of positions whose logits exist at once; None fits it to the vocabulary. By
-    columns it is for no more values than that.
-    `loss_impl` names the kernel of a loss (`train.loss_impl`). Raises TrainingError for a head that is
-    in parts on several processes.
+    `logit_slice` is the number of positions whose logits exist at once, by columns a bound on their number;
+    None fits it to the vocabulary. `loss_impl` names the kernel of a loss (`train.loss_impl`). Raises
+    TrainingError for a head that is in parts on several processes.
     """
 
     def __init__(
