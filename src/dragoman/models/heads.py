@@ -83,8 +83,7 @@ def _are_close(found: Tensor, expected: Tensor) -> bool:
 def is_fusible(head: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a head is a matrix in one piece and nothing else, with its own `forward`, and its gradient does
     not depend on the scale of the loss: float16 would lose it before it is scaled."""
-    is_plain = is_matrix(head) and "forward" not in vars(head)
-    return is_plain and product_dtype(head.weight) != torch.float16
+    return is_matrix(head) and "forward" not in vars(head) and product_dtype(head.weight) != torch.float16
 
 
 def is_matrix(head: nn.Module) -> TypeGuard[nn.Linear]:

@@ -90,7 +90,7 @@ def add_product(
         total_VD.addmm_(left_NV.T, right_ND, beta=0 if first else 1)
         return
     size = max(1, SUM_VALUES // total_VD.shape[1])
-    for total, left in zip(total_VD.split(size), left_NV.split(size, dim=1), strict=True):
+    for total, left in zip(torch.split(total_VD, size), torch.split(left_NV, size, dim=1), strict=True):
         product = linear(left.T, right_ND.T, None)
         if first:
             total.copy_(product)
