@@ -108,23 +108,8 @@ class TokenScorer(nn.Module):
         scores, times `scale`; no slice ends within a unit (tokens of the same `unit_of`, but -1). With
         `in_place` the head's gradient may be added to it at once (`fused_loss`).
         """
-        base = causal_lm(self.model)
-        asked_of_model: dict[str, Any] = {"use_cache": cache is not None}
-        if cache is not None:
-            asked_of_model["past_key_values"] = cache
-        elif position_ids is not None:
-            # A mask for each row would hide that there are several sequences in it.
-            asked_of_model["position_ids"] = position_ids
-        else:
-            asked_of_model["attention_mask"] = torch.ones_like(input_ids)
-        if self.head_shape is not None:
-            backbone = getattr(base, base.base_model_prefix)
-            states = backbone(input_ids=input_ids, **asked_of_model)
-            inputs = states.last_hidden_state[row, column]
-        else:
-            states = base(input_ids=input_ids, **asked_of_model)
-            inputs = states.logits[row, column]
-        head = self.head
+        inputs = self._states(input_ids, position_ids, cache)[row, column]
+        head, linear = self.head, self._linear
         # Logits are used up where there is no head before them.
         given = inputs.detach().clone() if self.full else None
         whole = self._asked(target, is_stop, candidates, num_sorted)
@@ -137,10 +122,9 @@ class TokenScorer(nn.Module):
         score, size = partial(self._score, head), self.logit_slice
         needs_all = loss is not None or candidates is not None or num_sorted or torch.is_grad_enabled()
         if not needs_all and self._is_divisible:
-            assert self.head_shape is not None
-            values = self.values_at_once
-            score = partial(scores_by_columns, base.get_output_embeddings(), self.head_shape, values)
-            size = max(1, values // COLUMNS)
+            assert self.head_shape is not None and isinstance(linear, nn.Linear)
+            score = partial(scores_by_columns, linear, self.head_shape, self.values_at_once)
+            size = max(1, self.values_at_once // COLUMNS)
         slices = _slices(len(target), size, unit_of)
         asked = _cut(whole, slices)
         if loss is not None and is_fusible(head):
@@ -151,13 +135,41 @@ class TokenScorer(nn.Module):
         found = found._replace(states=given)
         return found if loss is None else loss(found, slice(0, len(target))) * scale
 
+    def _states(
+        self,
+        input_ids: Int[Tensor, "B L"],
+        position_ids: Int[Tensor, "B L"] | None,
+        cache: Cache | None,
+    ) -> Float[Tensor, "B L _"]:
+        """What the head is given at every position; logits where these are the model's own."""
+        base = causal_lm(self.model)
+        asked: dict[str, Any] = {"use_cache": cache is not None}
+        if cache is not None:
+            asked["past_key_values"] = cache
+        elif position_ids is not None:
+            # A mask for each row would hide that there are several sequences in it.
+            asked["position_ids"] = position_ids
+        else:
+            asked["attention_mask"] = torch.ones_like(input_ids)
+        if self.head_shape is None:
+            logits: Tensor = base(input_ids=input_ids, **asked).logits
+            return logits
+        backbone = getattr(base, base.base_model_prefix)
+        states: Tensor = backbone(input_ids=input_ids, **asked).last_hidden_state
+        return states
+
     @property
     def head(self) -> nn.Module:
         """What makes logits of the inputs that are kept of a position (`TokenScores.states`)."""
-        if self.head_shape is None:
+        if self.head_shape is None or self._linear is None:
             return nn.Identity()
-        linear: nn.Module = causal_lm(self.model).get_output_embeddings()
-        return linear if self.head_shape == HeadShape() else ShapedHead(linear, self.head_shape)
+        return self._linear if self.head_shape == HeadShape() else ShapedHead(self._linear, self.head_shape)
+
+    @property
+    def _linear(self) -> nn.Module | None:
+        """The model's own head, if it tells."""
+        found: nn.Module | None = causal_lm(self.model).get_output_embeddings()
+        return found
 
     @property
     def width(self) -> int:
@@ -174,13 +186,13 @@ class TokenScorer(nn.Module):
     @property
     def _is_divisible(self) -> bool:
         """Whether some columns of the logits are enough at a time, without gradients."""
-        head = causal_lm(self.model).get_output_embeddings()
-        return self.head_shape is not None and self.topk <= MOST_LIKELY and is_divisible(head)
+        if self.head_shape is None or self._linear is None:
+            return False
+        return self.topk <= MOST_LIKELY and is_divisible(self._linear)
 
     def _check_head(self) -> None:
-        head = causal_lm(self.model).get_output_embeddings()
-        if head is not None:
-            check_head(head, num_rows(self.model))
+        if self._linear is not None:
+            check_head(self._linear, num_rows(self.model))
 
     def _asked(
         self,
