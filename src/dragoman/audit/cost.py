@@ -62,7 +62,8 @@ def time_update(
 ) -> Update:
     """Time the pass that training makes, on a few of the sampled responses; gradients are thrown away."""
     few = [record.rollout for record in records[:NUM_UPDATED] if len(record.rollout.completion)]
-    ids, _ = right_padded([np.concatenate([one.context_ids, one.completion.ids]) for one in few])
+    sequences = [np.concatenate([one.context_ids, one.completion.ids]) for one in few]
+    ids, _ = right_padded(sequences)
     counts = [len(one.completion) for one in few]
     row = np.repeat(np.arange(len(few)), counts)
     place = np.concatenate([len(one.context_ids) + np.arange(len(one.completion)) for one in few])
@@ -85,7 +86,7 @@ def time_update(
     model.zero_grad(set_to_none=True)
     return Update(
         seconds=seconds,
-        lengths=mask.sum(axis=1),
+        lengths=np.array([len(ids) for ids in sequences]),
         topk_ids=torch.cat([one.topk_ids for one in seen]).cpu().numpy(),
         topk_logp=torch.cat([one.topk_logp for one in seen]).float().cpu().numpy(),
     )
