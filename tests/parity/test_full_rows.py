@@ -20,7 +20,7 @@ import toy
 from dragoman.alignment import align
 from dragoman.config import MethodConfig
 from dragoman.full_logp import FullLogp, HeldLogp
-from dragoman.models import Span, SpanScores, TokenScorer, full_rows, score_spans
+from dragoman.models import Span, SpanScores, TokenScorer, full_rows, onednn, score_spans
 from dragoman.models.full_rows import BEHIND, Blocks, HeadLogp
 from dragoman.supervise.rows import canon, gkd
 from dragoman.supervise.sorted import build_gold, build_uld
@@ -84,7 +84,7 @@ def test_rows_are_those_of_whole_logits(kind: str, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("by_torch", [True, False])
 @pytest.mark.parametrize("kind", ["llama", "bfloat16"])
 def test_rows_are_those_of_the_head(kind: str, by_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(full_rows, "mkl_is_at_home", lambda: by_torch)
+    monkeypatch.setattr(onednn, "mkl_is_at_home", lambda: by_torch)
     model = make(kind)
     head = model.get_output_embeddings()
     states = torch.randn(40, 16, dtype=head.weight.dtype)

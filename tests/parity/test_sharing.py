@@ -25,7 +25,7 @@ from transformers import (
 )
 
 import shaped
-from dragoman.models import Span, TokenScorer, score_spans
+from dragoman.models import Span, TokenScorer, onednn, score_spans
 from dragoman.models import sharing as sharing_module
 from dragoman.models import spans as spans_module
 from dragoman.models.prefixes import PAIRS, Reading, readings
@@ -277,7 +277,8 @@ def test_everything_is_read_once(texts: list[list[int]], cost: int) -> None:
 
 @pytest.mark.parametrize("by_torch", [False, True])
 def test_either_product(by_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(spans_module, "mkl_is_at_home", lambda: by_torch)
+    for module in (spans_module, onednn):
+        monkeypatch.setattr(module, "mkl_is_at_home", lambda: by_torch)
     model, scorer = make("qwen"), TokenScorer(make("qwen"), STOPS)
     for one, scores in zip(conversation(), score_spans(scorer, conversation(), batch_tokens=60), strict=True):
         np.testing.assert_allclose(scores.logp, naive(model, one)[0], atol=1e-5)

@@ -11,8 +11,6 @@ a nat, and a row has to have mass 1 all the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -22,8 +20,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 
 from dragoman.models.masses import centred, parts
-from dragoman.models.onednn import fast_linears
-from dragoman.models.processor import mkl_is_at_home
+from dragoman.models.onednn import fastest_linears
 
 BLOCK_VALUES = 2**24
 """Log-probs that are kept: 64 MB."""
@@ -63,7 +60,7 @@ class Blocks:
         return self._block[start - self._first : stop - self._first]
 
     def _made(self, states: Float[Tensor, "P D"]) -> Float32[np.ndarray, "P V"]:
-        with torch.no_grad(), _fast_product(self._head):
+        with torch.no_grad(), fastest_linears(self._head):
             # A copy, as a head may be nothing at all, and the logits are written over.
             logits_PV = self._head(states.to(self._device, copy=True))
             logits_PV = logits_PV if logits_PV.dtype == torch.float64 else logits_PV.float()
@@ -114,13 +111,3 @@ class HeadLogp:
     def longer(self, beyond: int) -> HeadLogp:
         """With so many places more that were not read."""
         return replace(self, beyond=self.beyond + beyond)
-
-
-@contextmanager
-def _fast_product(head: nn.Module) -> Iterator[None]:
-    """The product of the scoring pass."""
-    if mkl_is_at_home():
-        yield
-        return
-    with fast_linears(head, packed=False):
-        yield

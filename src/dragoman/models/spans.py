@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dragoman.models.full_rows import Blocks, HeadLogp
 from dragoman.models.gated import fused_gates
-from dragoman.models.onednn import fast_linears
+from dragoman.models.onednn import fastest_linears
 from dragoman.models.processor import mkl_is_at_home
 from dragoman.models.scoring import TokenScorer
 from dragoman.models.sharing import new_cache, repeated, shared_readings
@@ -130,8 +130,7 @@ def _fast_products(scorer: TokenScorer) -> Iterator[None]:
     by_torch = mkl_is_at_home()
     with ExitStack() as stack:
         stack.enter_context(fused_gates(scorer, float32=not by_torch))
-        if not by_torch:
-            stack.enter_context(fast_linears(scorer, packed=False))
+        stack.enter_context(fastest_linears(scorer))
         yield
 
 

@@ -14,6 +14,7 @@ import torch
 
 from dragoman.audit.cost import seconds_when_done
 from dragoman.models.loading import causal_lm
+from dragoman.models.onednn import linear
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
@@ -30,12 +31,15 @@ class Peaks:
 def measure_peaks(
     device: torch.device, dtype: torch.dtype, *, width: int, wide: int, repeats: int = 5
 ) -> Peaks:
-    """The best of some products [1024, width] x [width, wide], and of some copies of 256 MB."""
+    """The best of some products [1024, width] x [width, wide], torch's and oneDNN's, and of some copies of
+    256 MB."""
     left = torch.ones(1024, width, device=device, dtype=dtype)
-    right = torch.ones(width, wide, device=device, dtype=dtype)
+    weight = torch.ones(wide, width, device=device, dtype=dtype)
+    products = (lambda: left @ weight.T, lambda: linear(left, weight, None))
     source = torch.ones(2**26, device=device)
     target = torch.empty_like(source)
-    product = min(_seconds(lambda: left @ right, device) for _ in range(repeats))
+    with torch.no_grad():
+        product = min(_seconds(work, device) for work in products for _ in range(repeats))
     copy = min(_seconds(lambda: target.copy_(source), device) for _ in range(repeats))
     return Peaks(matmul_flops=2 * 1024 * width * wide / product, copy_bytes=2 * 4 * source.numel() / copy)
 

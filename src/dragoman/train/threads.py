@@ -23,7 +23,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from dragoman.models.onednn import fast_linears
+from dragoman.models.onednn import fast_linears, fastest_linears
 from dragoman.observe.environment import available_cpus
 from dragoman.rollout import Request
 from dragoman.train.machine import layer_widths
@@ -119,7 +119,7 @@ def time_threads(*, width: int, wide: int, rows: int, dtype: torch.dtype) -> Tim
     few, many = (torch.ones(number, width, dtype=dtype) for number in (rows, ROWS))
     with torch.no_grad(), fast_linears(layers, packed=True):
         sampling = alternated(lambda: layers(few), counts(most_threads()))
-    with torch.no_grad():
+    with torch.no_grad(), fastest_linears(layers[0]):
         other = alternated(lambda: layers[0](many), counts(most_threads()))
     return Timed(
         sampling=sampling,
