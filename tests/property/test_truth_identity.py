@@ -98,8 +98,8 @@ def scored(world: str, path: int, shift: np.ndarray | float, topk: int | str) ->
         np.maximum(known.full_logp.rows(slice(None)), -60.0)
         + np.broadcast_to(shift, len(known.logp))[:, None]
     )
-    # The model is asked for token n at place n, behind a token of context.
-    model = TableModel(np.concatenate([logits, logits[:1]]))
+    # The model is asked for token n at place n, behind a token of context; the last token is not read.
+    model = TableModel(logits)
     stops = bench.world.teacher.stop_ids
     scorer = TokenScorer(
         model,
