@@ -158,12 +158,16 @@ def test_autocast_is_obeyed() -> None:
 
 def test_what_is_no_number_and_who_has_no_row() -> None:
     inputs, head = case()
-    wanted = asked(())
-    wanted.target[1] = IDS
     inputs[4] = torch.nan
     with torch.no_grad():
+        plain = scores_by_columns(head, HeadShape(), 7 * NUM, inputs, asked((3, 40)))
+        wanted = asked((3, 40, IDS))
+        wanted.target[1] = IDS + 1
         found = scores_by_columns(head, HeadShape(), 7 * NUM, inputs, wanted)
-    assert found.logp.isnan().tolist() == [False, True, False, False, True, False]
+    assert torch.isneginf(found.logp).tolist() == [False, True, False, False, False, False]
+    assert found.logp.isnan().tolist() == [False, False, False, False, True, False]
+    # A stop that cannot be adds nothing to the set
+    torch.testing.assert_close(found.stop_logp, plain.stop_logp, equal_nan=True)
 
 
 def test_a_mask_of_large_numbers() -> None:

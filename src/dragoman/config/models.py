@@ -116,8 +116,8 @@ class TeacherConfig(ModelConfig):
         default=None,
         ge=1,
         description="Positions whose logits exist in memory at once; null is as many as make 64 MB "
-        "on CPU, 512 MB elsewhere, and at least 128. CPUs need 4 MB, unless `teacher.topk` is a number "
-        "above 8.",
+        "on CPU, 512 MB elsewhere, and at least 128. CPUs need 4 MB where the head is a plain matrix, "
+        "unless `teacher.topk` is a number above 8.",
     )
     thinking: Literal["auto", "keep", "drop", "teacher-format"] = Field(
         default="auto",

@@ -56,8 +56,7 @@ def scores_by_columns(
 ) -> TokenScores:
     """The scores of a slice of positions, with `values` logits at a time, but at least a column.
 
-    Those of an id that the head has no row for are NaN. Which of equally likely tokens are told is not
-    defined.
+    An id that the head has no row for cannot be: -inf. Which of equally likely tokens are told is open.
     """
     num_ids, size = len(head.weight), len(inputs_PD)
     wanted_PK = torch.cat([asked.target[:, None], asked.stop_ids.expand(size, -1)], dim=1)
@@ -72,7 +71,7 @@ def scores_by_columns(
         logits_PW = shaped(fastest_linear(inputs_PD, head.weight[piece], bias), shape)
         logits_PW = logits_PW if logits_PW.dtype == torch.float64 else logits_PW.float()
         if picked_PK is None:
-            picked_PK = logits_PW.new_full(wanted_PK.shape, torch.nan)
+            picked_PK = logits_PW.new_full(wanted_PK.shape, -torch.inf)
         picked_PK = _picked(logits_PW, wanted_PK - start, picked_PK)
         if asked.topk:
             likely = _largest(logits_PW, start, asked.topk, likely)
